@@ -14,6 +14,7 @@ pub mod defaults;
 pub mod evaluation;
 pub mod exit_code;
 pub mod field_problem;
+pub mod grace;
 pub mod model;
 pub mod names;
 pub mod report;

@@ -9,6 +9,7 @@
 mod fence;
 mod manifest;
 mod search;
+mod upload;
 mod writer;
 
 use std::collections::BTreeMap;

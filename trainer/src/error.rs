@@ -121,6 +121,7 @@ impl From<cnclip_data::error::Error> for Error {
             Data::Data(message) => Self::Data(message),
             Data::Store(fault) => Self::Store(fault),
             Data::File { verb, path, source } => Self::File { verb, path, source },
+            Data::Cancelled(_) => Self::Stopped(error.to_string()),
             Data::Bug(message) => Self::Bug(message),
         }
     }

@@ -190,7 +190,9 @@ fn take_steps(run: &mut TrainingRun, reporter: &Reporter, stop: &dyn StopSignal)
 
         // The stage ends with its best checkpoint, so each validation is followed by one, whose
         // manifest carries the score: a recall without its weights could not be chosen.
-        if run.is_done() || validated || stopping {
+        if stopping {
+            run.save_last_checkpoint(reporter)?;
+        } else if run.is_done() || validated {
             run.save_checkpoint(reporter)?;
         } else if run.is_checkpoint_due() {
             run.save_checkpoint_if_idle(reporter)?;

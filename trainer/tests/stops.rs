@@ -5,12 +5,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cnclip::checkpoint::Seeding;
+use cnclip_crds::report::ProgressReport;
 use cnclip_crds::trainer_config::{TrainConfig, TrainingLength};
 use cnclip_data::order::BatchSampler;
 use cnclip_data::shard::Dataset;
 
 #[path = "support/hanging_server.rs"]
 mod hanging_server;
+#[path = "support/object_server.rs"]
+#[allow(dead_code, reason = "shared with the tests of restoring")]
+mod object_server;
 #[path = "support/runs.rs"]
 #[allow(dead_code, reason = "shared with the tests of resuming")]
 mod runs;
@@ -24,7 +28,8 @@ mod small;
 #[allow(dead_code, reason = "shared with the tests of workers")]
 mod workers;
 use hanging_server::HangingServer;
-use workers::{WorkerProcesses, start_evaluation, start_training, wait_until};
+use object_server::ObjectServer;
+use workers::{WorkerProcesses, start_evaluation, start_training, start_training_with, wait_until};
 
 /// Far below the grace period of a pod.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -38,14 +43,21 @@ fn config(folder: &Path, name: &str) -> TrainConfig {
 
 /// A shard that no step before `step` needs.
 fn shard_first_used_after(config: &TrainConfig, step: u64) -> String {
+    late_shard(config, step).0
+}
+
+/// The same, with the step that needs it first.
+fn late_shard(config: &TrainConfig, step: u64) -> (String, u64) {
     let dataset = Dataset::open(&config.dataset).unwrap();
     let seed = Seeding::Stage.stage_seed(config.seed, &config.run.stage);
     let sampler = BatchSampler::new(dataset.index(), seed, 2).unwrap();
-    let is_early =
-        |shard: u32| (0..step).any(|s| sampler.draw_batch(s).iter().any(|d| d.shard == shard));
+    let needs = |step: u64, shard: u32| sampler.draw_batch(step).iter().any(|d| d.shard == shard);
     let shards = 0..dataset.index().shards.len() as u32;
-    let late = shards.clone().find(|shard| !is_early(*shard)).unwrap();
-    dataset.index().shards[late as usize].name.clone()
+    let first_needed = |shard: u32| (0..).find(|step| needs(*step, shard)).unwrap();
+
+    let mut late = shards.map(|shard| (shard, first_needed(shard)));
+    let (shard, first) = late.find(|(_, first)| *first >= step).unwrap();
+    (dataset.index().shards[shard as usize].name.clone(), first)
 }
 
 /// Sends a signal and gives the exit code, which comes soon.
@@ -211,4 +223,71 @@ fn a_run_whose_checkpoints_fail_says_so_and_ends_after_the_third() {
     assert_eq!(report.checkpoints_failed, 3);
     assert_eq!(report.checkpoint_error, Some(error.to_string()));
     assert!((3..1000).contains(&report.step), "{}", report.step);
+}
+
+/// A run whose checkpoints of an early step are not taken by the store, until it is stopped.
+#[test]
+fn a_stop_during_an_upload_saves_the_newest_state_and_not_the_older_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let server = ObjectServer::start(folder);
+    server.hold_back("00000002-1/weights.safetensors");
+    let mut config = config(folder, "uploading");
+    config.artifacts = server.uri("uploading");
+    config.length = TrainingLength::Steps(1_000_000);
+    config.validation = None;
+    config.checkpoint.every_steps = 2;
+
+    let mut run = start_training_with(folder, &config, None, &server.environment());
+    let is_uploading = || {
+        let mut uploads = server.uploads().into_iter();
+        uploads.any(|name| name.ends_with("00000002-1/weights.safetensors"))
+    };
+    wait_until(|| is_uploading() && run.last_report_if_any(0).is_some_and(|r| r.step >= 5));
+    assert_eq!(stop(&mut run, "TERM"), Some(75));
+
+    let message = run.failure_message(0);
+    assert!(message.contains("with its checkpoint saved"), "{message}");
+    let step = run.last_report(0).step;
+    let saved = small::checkpoints(folder, "uploading");
+    assert_eq!(saved.len(), 1, "{saved:?}");
+    assert!(
+        saved[0].ends_with(format!("{step:08}-1")),
+        "{saved:?}, {step}"
+    );
+    let abandoned = folder.join("uploading/train/checkpoints/00000002-1");
+    let left = std::fs::read_dir(&abandoned).into_iter().flatten().count();
+    assert_eq!(left, 0, "files in {abandoned:?}");
+}
+
+#[test]
+fn a_checkpoint_of_the_last_step_whose_upload_failed_is_written_again_before_the_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut config = config(folder, "again");
+    let (late, last_step) = late_shard(&config, 2);
+    let server = HangingServer::start(Path::new(&config.dataset), &late);
+    config.dataset = server.url();
+    config.validation = None;
+    // The only checkpoint is that of the step before the run waits for data.
+    config.checkpoint.every_steps = last_step as i64;
+    // Where the folder of checkpoints should be is a file, until the run waits for data.
+    let stage = folder.join("again/train");
+    std::fs::create_dir_all(&stage).unwrap();
+    std::fs::write(stage.join("checkpoints"), "").unwrap();
+
+    let mut run = start_training(folder, &config, None);
+    let is_at_last = |report: ProgressReport| report.step == last_step as i64;
+    wait_until(|| server.is_asked() && run.last_report_if_any(0).is_some_and(is_at_last));
+    // The upload fails within milliseconds.
+    std::thread::sleep(Duration::from_secs(1));
+    std::fs::remove_file(stage.join("checkpoints")).unwrap();
+    assert_eq!(stop(&mut run, "TERM"), Some(75));
+    let report = run.last_report(0);
+    assert_eq!(
+        (report.step, report.checkpoints_failed),
+        (last_step as i64, 1)
+    );
+    let saved = small::newest_checkpoint(folder, "again");
+    assert!(saved.ends_with(format!("{last_step:08}-1")), "{saved:?}");
 }

@@ -24,14 +24,11 @@ use k8s_openapi::{
 
 use super::{config_map, service};
 use crate::resolved_run::{ResolvedRun, TrainerConfig};
+use cnclip_crds::grace::TERMINATION_GRACE;
 
 /// User ID of the trainer.
 // The `nonroot` user of distroless images; numeric, because `runAsNonRoot` cannot verify a name.
 const TRAINER_UID: i64 = 65532;
-/// Grace period in which a trainer saves its state.
-// To finish the current step and upload a checkpoint of several gigabytes, which may take longer
-// than the Kubernetes default of 30 s.
-const TERMINATION_GRACE_SECONDS: i64 = 120;
 /// Seconds that a pod stays bound to an unreachable node.
 // A lost worker blocks all ranks in their collectives: waiting for its node costs the whole run.
 const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
@@ -120,7 +117,7 @@ fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSp
         node_selector: Some(workers.node_selector.clone()).filter(|wanted| !wanted.is_empty()),
         affinity: workers.affinity.clone(),
         tolerations: Some(pod_tolerations(workers)),
-        termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE.as_secs() as i64),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(TRAINER_UID),

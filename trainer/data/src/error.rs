@@ -34,6 +34,9 @@ pub enum Error {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// A request that was cancelled.
+    #[error("cancelled: {0}")]
+    Cancelled(String),
     /// A fault of this program.
     #[error("{0}; this is a fault of cnclip, please report it")]
     Bug(String),
@@ -47,6 +50,7 @@ impl Error {
             Self::Data(_) => TrainerExit::Data,
             Self::Store(fault) => fault.exit(),
             Self::File { source, .. } => file_exit(source),
+            Self::Cancelled(_) => TrainerExit::Retry,
             Self::Bug(_) => TrainerExit::Bug,
         }
     }

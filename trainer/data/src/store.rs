@@ -1,6 +1,7 @@
 //! Reads and writes objects under one URI, wherever it points: `s3://`, `gs://`, `az://`,
 //! `file://`, a plain path, or `https://` (read-only). Never interprets what it moves.
 
+mod cancellation;
 mod client;
 mod download;
 mod fetch;
@@ -25,6 +26,7 @@ use object_store::path::{Path, PathPart};
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::{Error, Result, StoreError, StoreErrorKind, StoreVerb};
+pub use cancellation::Cancellation;
 use multipart::MultipartClient;
 pub use parts::ObjectParts;
 pub use reader::ObjectReader;
@@ -85,6 +87,7 @@ pub struct Store {
     prefix: Path,
     uri: String,
     read_only: bool,
+    cancellation: Cancellation,
     /// The same as the two clients, where the objects are files of this machine.
     files: Option<Arc<LocalFileSystem>>,
 }
@@ -158,6 +161,7 @@ impl Store {
             prefix,
             uri: uri.trim_end_matches('/').to_owned(),
             read_only: false,
+            cancellation: Cancellation::default(),
             files: None,
         }
     }
@@ -361,7 +365,9 @@ impl Store {
         &self,
         answer: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T> {
-        Ok(block_on(answer)??)
+        let cancellation = self.cancellation.clone();
+        let answer = async move { cancellation.run_unless_cancelled(answer).await };
+        Ok(block_on(answer)???)
     }
 }
 

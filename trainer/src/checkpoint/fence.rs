@@ -9,7 +9,7 @@ use cnclip_crds::artifacts::FENCE_FOLDER;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use cnclip_data::store::Store;
+use cnclip_data::store::{Cancellation, Store};
 
 /// Who claims a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,14 @@ impl Fence {
                     term,
                 });
             }
+        }
+    }
+
+    /// The same right, whose requests to the store can be cancelled.
+    pub(super) fn with_cancellation(&self, cancellation: &Cancellation) -> Self {
+        Self {
+            store: self.store.with_cancellation(cancellation),
+            ..self.clone()
         }
     }
 

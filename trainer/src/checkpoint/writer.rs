@@ -1,12 +1,12 @@
 //! Publishes a checkpoint in an order that a kill at any moment cannot corrupt, then removes those that
 //! retention does not keep. Never changes one that is published.
 
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestEntry};
+use super::upload::{CheckpointUpload, is_worth_abandoning};
 use super::{
     CheckpointId, CheckpointSnapshot, Fence, ListedCheckpoint, WrittenCheckpoint, list_all_ids,
     list_checkpoints, list_published_ids,
@@ -14,13 +14,15 @@ use super::{
 use crate::error::{Error, Result};
 use crate::threads::spawn_named;
 use cnclip_compute::digest::sha256;
-use cnclip_data::store::Store;
+use cnclip_data::store::{Cancellation, Store};
 
 /// Writes the checkpoints of a run, one at a time, while the run goes on.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     target: CheckpointTarget,
-    in_progress: Option<JoinHandle<Result<WrittenCheckpoint>>>,
+    in_progress: Option<CheckpointUpload>,
+    /// How long the last one took.
+    last_duration: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +44,7 @@ impl CheckpointWriter {
                 keep: keep.max(1),
             },
             in_progress: None,
+            last_duration: None,
         }
     }
 
@@ -57,7 +60,7 @@ impl CheckpointWriter {
     pub fn is_idle(&self) -> bool {
         self.in_progress
             .as_ref()
-            .is_none_or(JoinHandle::is_finished)
+            .is_none_or(CheckpointUpload::is_finished)
     }
 
     /// Begins to write a checkpoint and returns at once; gives what became of the one before, and
@@ -73,11 +76,7 @@ impl CheckpointWriter {
         // One upload at a time: two would hold two copies of the model in memory.
         let before = self.finish_write();
         if !matches!(before, Err(Error::Fenced(_))) {
-            let to = self.target.clone();
-            let running = spawn_named("checkpoint", move || to.publish_checkpoint(snapshot));
-            self.in_progress = Some(running.map_err(|error| {
-                Error::Bug(format!("no thread to write a checkpoint: {error}"))
-            })?);
+            self.in_progress = Some(self.target.start_upload(snapshot)?);
         }
 
         before
@@ -100,17 +99,74 @@ impl CheckpointWriter {
     /// # Errors
     /// As [`CheckpointWriter::poll_finished`].
     pub fn finish_write(&mut self) -> Result<Option<WrittenCheckpoint>> {
-        match self.in_progress.take().map(JoinHandle::join) {
-            None => Ok(None),
-            Some(Ok(written)) => written.map(Some),
-            Some(Err(_)) => Err(Error::Bug(
-                "the thread that wrote a checkpoint panicked".into(),
-            )),
+        let Some(upload) = self.in_progress.take() else {
+            return Ok(None);
+        };
+
+        let written = upload.join()?;
+        self.last_duration = Some(Duration::from_secs_f64(written.seconds));
+        Ok(Some(written))
+    }
+
+    /// Makes way for the state after `newest` steps, which has to be saved within `grace`: an older one that is being
+    /// written is abandoned if there is no time for both, and waited for otherwise. What an abandoned one left behind is
+    /// no checkpoint, and is removed after the next.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::poll_finished`], for one that was waited for.
+    pub fn make_way_for(
+        &mut self,
+        newest: u64,
+        grace: Duration,
+    ) -> Result<Option<WrittenCheckpoint>> {
+        let usual = self.last_duration;
+        let is_abandoned = |upload: &mut CheckpointUpload| {
+            upload.step < newest
+                && !upload.is_finished()
+                && is_worth_abandoning(upload.began.elapsed(), usual, grace)
+        };
+
+        let Some(upload) = self.in_progress.take_if(is_abandoned) else {
+            return self.finish_write();
+        };
+
+        let step = upload.step;
+        upload.cancellation.cancel();
+        // Its snapshot is in memory until the thread ends.
+        match upload.join() {
+            // It became visible at the last moment.
+            Ok(written) => Ok(Some(written)),
+            Err(error @ Error::Fenced(_)) => Err(error),
+            Err(_) => {
+                tracing::info!(step, newest, "abandoned a checkpoint for the newest state");
+                Ok(None)
+            }
         }
     }
 }
 
 impl CheckpointTarget {
+    fn start_upload(&self, snapshot: CheckpointSnapshot) -> Result<CheckpointUpload> {
+        let cancellation = Cancellation::default();
+        let step = snapshot.step;
+        let to = Self {
+            store: self.store.with_cancellation(&cancellation),
+            fence: self.fence.with_cancellation(&cancellation),
+            keep: self.keep,
+        };
+
+        let thread = spawn_named("checkpoint", move || to.publish_checkpoint(snapshot));
+        let thread = thread
+            .map_err(|error| Error::Bug(format!("no thread to write a checkpoint: {error}")))?;
+
+        Ok(CheckpointUpload {
+            step,
+            began: Instant::now(),
+            cancellation,
+            thread,
+        })
+    }
+
     /// Files, then the manifest; the fence is checked before either. The folder carries the term, so a
     /// process that was replaced and has not noticed yet writes next to its successor, never over it.
     fn publish_checkpoint(&self, snapshot: CheckpointSnapshot) -> Result<WrittenCheckpoint> {

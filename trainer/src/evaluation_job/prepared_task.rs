@@ -23,7 +23,7 @@ use zero_shot::ZeroShotTask;
 /// A task that is ready to be scored, shared by all ranks of this process.
 pub(super) enum PreparedTask {
     /// A retrieval.
-    Retrieval(RetrievalTask),
+    Retrieval(Box<RetrievalTask>),
     /// A zero-shot classification.
     ZeroShot(Box<ZeroShotTask>),
 }
@@ -40,7 +40,8 @@ impl PreparedTask {
             let name = &task.name;
             match task.select() {
                 Some(SelectedTask::Retrieval(config)) => {
-                    RetrievalTask::prepare(name, config, &mut opened).map(Self::Retrieval)
+                    let task = RetrievalTask::prepare(name, config, &mut opened)?;
+                    Ok(Self::Retrieval(Box::new(task)))
                 }
                 Some(SelectedTask::ZeroShot(config)) => {
                     let task = ZeroShotTask::prepare(name, config)?;

@@ -2,6 +2,7 @@
 //! alone writes; on other ranks everything here does nothing. Decides neither when nor what.
 
 use cnclip_crds::artifacts::{self, CHECKPOINTS_FOLDER};
+use cnclip_crds::grace::TERMINATION_GRACE;
 use cnclip_crds::report::{CheckpointReport, MAX_CHECKPOINTS};
 use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_data::store::Store;
@@ -100,6 +101,21 @@ impl CheckpointSaver {
         match &mut self.writer {
             Some(writer) => {
                 let written = writer.finish_write();
+                self.record_outcome(written, reporter)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes way for the state after `newest` steps of a run that is asked to stop: see
+    /// [`CheckpointWriter::make_way_for`].
+    ///
+    /// # Errors
+    /// If another process took over, or too many failed.
+    pub(super) fn make_way_for(&mut self, newest: u64, reporter: &Reporter) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => {
+                let written = writer.make_way_for(newest, TERMINATION_GRACE);
                 self.record_outcome(written, reporter)
             }
             None => Ok(()),

@@ -15,10 +15,10 @@ use object_store::{
 };
 use url::Url;
 
-use super::Store;
 use super::multipart::MultipartClient;
 use super::retry::{DEFAULT_OUTAGE, RequestRetry};
 use super::uri::{StoreLocation, invalid_uri, parse_uri};
+use super::{Cancellation, Store};
 use crate::error::{Error, Result, StoreError, StoreVerb};
 use crate::redact::redact_uri;
 
@@ -86,6 +86,7 @@ pub(super) fn open_uri(
         uri: uri.trim_end_matches('/').to_owned(),
         // Plain web servers take no uploads; refusing here says so before hours of work are lost.
         read_only: scheme == ObjectStoreScheme::Http,
+        cancellation: Cancellation::default(),
         files: None,
     })
 }

@@ -41,6 +41,17 @@ impl TrainingRun {
         self.saver.save(snapshot, reporter)
     }
 
+    /// As [`Self::save_checkpoint`], for a run that is asked to stop: an older state that is still being written does not
+    /// keep this one waiting.
+    ///
+    /// # Errors
+    /// As [`Self::save_checkpoint`].
+    pub(in crate::train) fn save_last_checkpoint(&mut self, reporter: &Reporter) -> Result<()> {
+        self.watchdog.enter(RunPhase::Save, self.progress.step());
+        self.saver.make_way_for(self.progress.step(), reporter)?;
+        self.save_checkpoint(reporter)
+    }
+
     /// As [`Self::save_checkpoint`], but puts it off while one is written: training does not wait for a store.
     ///
     /// # Errors
@@ -61,14 +72,19 @@ impl TrainingRun {
         }
 
         self.stepper.discard_unfinished_step();
-        if let Err(error) = self.save_unless_written(reporter) {
+        let is_stopped = matches!(error, Error::Interrupted { .. });
+        if let Err(error) = self.save_unless_written(is_stopped, reporter) {
             tracing::warn!("the state was not saved before the end: {error}");
         }
     }
 
-    fn save_unless_written(&mut self, reporter: &Reporter) -> Result<()> {
+    fn save_unless_written(&mut self, is_stopped: bool, reporter: &Reporter) -> Result<()> {
         // The one that is being written may be of this step, and may fail.
-        self.saver.finish_write(reporter)?;
+        match is_stopped {
+            true => self.saver.make_way_for(self.progress.step(), reporter)?,
+            false => self.saver.finish_write(reporter)?,
+        }
+
         if self.saver.last_written() == Some(self.progress.step()) {
             return Ok(());
         }
