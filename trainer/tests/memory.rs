@@ -12,8 +12,10 @@ use cnclip::error::Error;
 use cnclip_compute::sync::lock_ignoring_poison;
 use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{Architecture, ImageTower, ModelConfig, TextTower, VitConfig};
+use cnclip_data::image::decode::decode_image;
 use cnclip_data::store::{ObjectWriter, Store};
-use cnclip_nn::memory::{BatchPlan, MemoryInputs};
+use cnclip_distributed::run_on_ranks;
+use cnclip_nn::memory::{BatchPlan, HostInputs, MemoryEstimate, MemoryInputs};
 use cnclip_nn::model::clip::{BatchCapacity, Clip};
 use cnclip_nn::model::teacher::Teacher;
 use peak_alloc::PeakAlloc;
@@ -113,6 +115,7 @@ fn the_estimate_is_what_is_reserved() {
             shuffle_window: 1 << 30,
             threads,
             device: None,
+            host: HostInputs::default(),
         };
 
         for recompute in [false, true] {
@@ -211,4 +214,84 @@ fn an_object_is_written_in_the_memory_of_a_few_parts_however_large_it_is() {
     );
 
     assert!(peak < PIECES * piece.len() / 4, "{peak} bytes");
+}
+
+/// What a stage plans for on the host, for so much that is loaded and validated.
+fn estimate_host(host: HostInputs) -> MemoryEstimate {
+    let config = train_config(&model(2));
+    let inputs = MemoryInputs {
+        config: &config,
+        local_batch_size: 24,
+        shard_bytes: 0,
+        teacher: None,
+        shuffle_window: 1 << 30,
+        threads: 1,
+        device: None,
+        host,
+    };
+
+    inputs.estimate_memory(BatchPlan {
+        micro_batch: 12,
+        recompute: false,
+    })
+}
+
+/// Fails unless a plan covers a peak, and is not more than twice as large.
+fn assert_covers(planned: u64, peak: usize, what: &str) {
+    let peak = peak as u64;
+    assert!(peak <= planned, "{what}: {planned} planned, {peak} used");
+    assert!(
+        planned <= 2 * peak,
+        "{what}: {planned} planned, {peak} used"
+    );
+}
+
+#[test]
+fn the_plan_covers_an_image_of_twenty_megapixels_that_is_decoded() {
+    const WIDTH: u32 = 5000;
+    const HEIGHT: u32 = 4000;
+    let _alone = lock_ignoring_poison(&COUNTING);
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, WIDTH, HEIGHT);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().unwrap();
+    let pixels = vec![9; (3 * WIDTH * HEIGHT) as usize];
+    writer.write_image_data(&pixels).unwrap();
+    writer.finish().unwrap();
+    drop(pixels);
+
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let image = decode_image(&file).unwrap();
+    let peak = MEMORY.peak_usage() - before;
+    drop(image);
+
+    let one_thread = HostInputs {
+        loader_threads: 1,
+        ..HostInputs::default()
+    };
+    assert_covers(estimate_host(one_thread).decoding, peak, "decoding");
+}
+
+#[test]
+fn the_plan_covers_the_features_of_a_validation_on_every_rank() {
+    const RANKS: usize = 2;
+    const ITEMS: usize = 1 << 17;
+    let _alone = lock_ignoring_poison(&COUNTING);
+    let width = model(2).embed_dim as usize;
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let gathered = run_on_ranks(RANKS, |communicator| {
+        let features = vec![1f32; ITEMS / RANKS * width];
+        communicator.all_gather_concat(features).unwrap().len()
+    });
+
+    let peak = MEMORY.peak_usage() - before;
+    assert_eq!(gathered.unwrap(), [ITEMS * width; RANKS]);
+    let validation = HostInputs {
+        validation_items: ITEMS as u64,
+        ..HostInputs::default()
+    };
+    let planned = RANKS as u64 * estimate_host(validation).validation;
+    assert_covers(planned, peak, "validation");
 }

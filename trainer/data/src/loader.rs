@@ -49,6 +49,8 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// Batches that are prepared ahead of the reader.
     pub batches_ahead: usize,
+    /// Bytes of shards cached in memory; one shard at least.
+    pub shard_cache_bytes: u64,
     /// Bytes of decoded images cached in memory; none unless the whole data set is in memory.
     pub image_cache_bytes: u64,
     /// Share of the samples that may be unusable, 0 to 1.
@@ -69,6 +71,8 @@ impl LoaderOptions {
             context_length: 52,
             threads: 1,
             batches_ahead: 2,
+            // The window that is read and the one that is fetched.
+            shard_cache_bytes: 2 * SHUFFLE_WINDOW_BYTES,
             image_cache_bytes: 512 << 20,
             max_skipped_ratio: 0.01,
         }

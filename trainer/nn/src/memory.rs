@@ -5,6 +5,7 @@
 //! its memory, costs a restart; and because what does not fit can be refused with what would.
 
 mod batch_plan;
+mod host_plan;
 mod towers;
 
 use cnclip_crds::model::{ImageTower, ModelConfig};
@@ -13,6 +14,7 @@ use cnclip_crds::trainer_config::TrainConfig;
 
 use crate::model::clip::Clip;
 pub use batch_plan::{BatchPlan, DoesNotFit, choose_batch_plan};
+pub use host_plan::{CacheBudget, HostPlan, plan_host_memory};
 use towers::ComputeMode;
 
 /// Bytes of a value in fp32.
@@ -34,6 +36,12 @@ const DECODE_EXPANSION: u64 = 8;
 /// The most that is cached of decoded images.
 const MAX_DECODED_BYTES: u64 = 512 << 20;
 
+/// What a thread takes to decode an image: one of 20 megapixels, as cameras make them. Larger ones are rare.
+const DECODE_BYTES: u64 = 64 << 20;
+
+/// Copies of features while ranks gather them: a rank's own, those of all by rank, and those of all in a row.
+const GATHER_COPIES: u64 = 3;
+
 /// Bytes of a pixel: red, green and blue.
 const BYTES_PER_PIXEL: u64 = 3;
 
@@ -54,6 +62,19 @@ pub struct MemoryInputs<'a> {
     pub threads: usize,
     /// Number format of matrix products on a device; none on the host.
     pub device: Option<Precision>,
+    /// What loads and validates on the host.
+    pub host: HostInputs,
+}
+
+/// What decides how much host memory a rank needs to load data and to validate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostInputs {
+    /// Threads that decode images.
+    pub loader_threads: usize,
+    /// Images and texts that a validation compares.
+    pub validation_items: u64,
+    /// Bytes of the largest shard.
+    pub largest_shard_bytes: u64,
 }
 
 /// The memory of a rank, by kind.
@@ -88,11 +109,15 @@ pub struct MemoryEstimate {
     pub program: u64,
     /// Shards and images that are cached.
     pub cache: u64,
+    /// Images that are being decoded.
+    pub decoding: u64,
+    /// Features of a validation, of which each rank has all.
+    pub validation: u64,
 }
 
 impl MemoryEstimate {
     /// Every kind and its bytes.
-    pub fn bytes_by_kind(&self) -> [(&'static str, u64); 13] {
+    pub fn bytes_by_kind(&self) -> [(&'static str, u64); 15] {
         [
             ("values", self.values),
             ("gradients", self.gradients),
@@ -107,11 +132,12 @@ impl MemoryEstimate {
             ("checkpoint", self.checkpoint),
             ("program", self.program),
             ("cache", self.cache),
+            ("decoding", self.decoding),
+            ("validation", self.validation),
         ]
     }
 
-    /// The part of it in a device's memory: weights in both formats, and no checkpoint or cache, which stay
-    /// in host memory.
+    /// The part of it in a device's memory: weights in both formats, and nothing of what stays in host memory.
     fn on_device(self, precision: Precision) -> Self {
         let bf16_copy = match precision {
             Precision::Bf16 => self.values / 2,
@@ -123,6 +149,8 @@ impl MemoryEstimate {
             checkpoint: 0,
             program: DEVICE_OVERHEAD_BYTES,
             cache: 0,
+            decoding: 0,
+            validation: 0,
             ..self
         }
     }
@@ -185,6 +213,8 @@ impl MemoryInputs<'_> {
             checkpoint: BYTES_PER_VALUE * (weights + 2 * trained + averaged),
             program: HOST_OVERHEAD_BYTES,
             cache: self.cache_bytes(),
+            decoding: DECODE_BYTES * self.host.loader_threads as u64,
+            validation: GATHER_COPIES * BYTES_PER_VALUE * width * self.host.validation_items,
         }
     }
 
@@ -224,16 +254,9 @@ impl MemoryInputs<'_> {
             + towers::conv_workspace_bytes(image, self.threads, mode)
     }
 
-    /// Shards of two shuffle windows, the current and the next, and decoded images where all shards fit.
     fn cache_bytes(&self) -> u64 {
-        let window_bytes = 2 * self.shuffle_window;
-        let decoded = if self.shard_bytes <= window_bytes {
-            DECODE_EXPANSION * self.shard_bytes
-        } else {
-            0
-        };
-
-        self.shard_bytes.min(window_bytes) + decoded.min(MAX_DECODED_BYTES)
+        let cache = host_plan::largest_cache(self);
+        cache.shard_bytes + cache.image_bytes
     }
 }
 

@@ -11,7 +11,10 @@ use cnclip_compute::collective::Collective;
 use cnclip_compute::device::DeviceError;
 use cnclip_compute::tensor::Memory;
 use cnclip_distributed::Communicator;
-use cnclip_nn::memory::{BatchPlan, MemoryEstimate, MemoryInputs, choose_batch_plan};
+use cnclip_nn::memory::{
+    BatchPlan, CacheBudget, HostPlan, MemoryEstimate, MemoryInputs, choose_batch_plan,
+    plan_host_memory,
+};
 
 /// How an attempt computes its batches.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct PlannedBatch {
     pub(super) config: TrainConfig,
     /// What was decided, and from which numbers.
     pub(super) report: MemoryReport,
+    /// What this rank may cache.
+    pub(super) cache: CacheBudget,
 }
 
 impl PlannedBatch {
@@ -40,11 +45,14 @@ pub(super) enum MemoryCheck {
 /// Plans how this rank computes its share of a batch.
 ///
 /// # Errors
-/// If the configured micro-batch does not fit, or none does.
+/// If the configured micro-batch does not fit, or none does; if host memory is too little for the ranks of this worker.
 pub(super) fn plan_batch(inputs: &MemoryInputs<'_>, memory: &Memory) -> Result<PlannedBatch> {
     let available = available_bytes(inputs, memory)?;
     let (plan, estimate) = choose_batch_plan(inputs, available)?;
     log_memory_plan(plan, &estimate, available);
+    let host_available = memory_limit::available_memory();
+    let host = plan_host_memory(inputs, plan, host_available)?;
+    log_host_plan(&host, host_available);
 
     let report = MemoryReport {
         micro_batch_size: plan.micro_batch as i32,
@@ -60,7 +68,11 @@ pub(super) fn plan_batch(inputs: &MemoryInputs<'_>, memory: &Memory) -> Result<P
         ..inputs.config.clone()
     };
 
-    Ok(PlannedBatch { config, report })
+    Ok(PlannedBatch {
+        config,
+        report,
+        cache: host.cache,
+    })
 }
 
 /// Memory that this rank may take, where that is known.
@@ -120,6 +132,21 @@ pub(super) fn check_memory(
     );
 
     Ok(MemoryCheck::HalveMicroBatch)
+}
+
+fn log_host_plan(host: &HostPlan, available: Option<u64>) {
+    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let parts = host.parts.iter();
+    let parts: Vec<String> = parts
+        .map(|(part, bytes)| format!("{part} {} MiB", mebibytes(*bytes)))
+        .collect();
+
+    tracing::info!(
+        needed_mib = mebibytes(host.total_bytes()),
+        available_mib = available.map(mebibytes),
+        "host memory of this worker planned: {}",
+        parts.join(", ")
+    );
 }
 
 fn log_memory_plan(plan: BatchPlan, estimate: &MemoryEstimate, available: Option<u64>) {

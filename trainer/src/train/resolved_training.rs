@@ -12,7 +12,7 @@ use cnclip_data::order::{BatchSampler, SHUFFLE_WINDOW_BYTES};
 use cnclip_data::shard::Dataset;
 use cnclip_data::tokenizer::Tokenizer;
 use cnclip_distributed::Communicator;
-use cnclip_nn::memory::MemoryInputs;
+use cnclip_nn::memory::{CacheBudget, HostInputs, MemoryInputs};
 
 use super::teacher::ResolvedTeacher;
 use super::validator::Validator;
@@ -101,30 +101,44 @@ impl<'a> ResolvedTraining<'a> {
             teacher: self.teacher.as_ref().map(ResolvedTeacher::image_tower),
             threads: rayon::current_num_threads(),
             device: memory.device().map(|_| config.world.precision),
+            host: HostInputs {
+                loader_threads: self.loader_threads(),
+                validation_items: self.validator.as_ref().map_or(0, Validator::item_count),
+                largest_shard_bytes: shards.iter().map(|shard| shard.bytes).max().unwrap_or(0),
+            },
         }
+    }
+
+    /// Half of the cores, because the other half computes; ranks of one process share them.
+    fn loader_threads(&self) -> usize {
+        let devices = self.config.world.devices as usize;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        cores.div_ceil(2 * devices)
     }
 
     /// Starts the threads that load the batches of the steps from `first_step` on.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn start_loader(&self, first_step: u64, seed: u64) -> Result<DataLoader> {
+    pub(super) fn start_loader(
+        &self,
+        first_step: u64,
+        seed: u64,
+        cache: CacheBudget,
+    ) -> Result<DataLoader> {
         let config = self.config;
         let side = config.model.image.resolution as usize;
         let global_batch = config.global_batch_size as usize;
         let steps = first_step..self.total_steps;
-
-        // Half of the cores, because the other half computes; ranks of one process share them.
-        let devices = config.world.devices as usize;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = cores.div_ceil(2 * devices);
 
         let options = LoaderOptions {
             rank_range: self.local_range.clone(),
             augmentation: config.augmentation,
             duplicates: config.duplicates,
             context_length: config.context_length as usize,
-            threads,
+            threads: self.loader_threads(),
+            shard_cache_bytes: cache.shard_bytes,
+            image_cache_bytes: cache.image_bytes,
             max_skipped_ratio: config.max_skipped_percent / 100.0,
             ..LoaderOptions::new(seed, global_batch, steps, side)
         };

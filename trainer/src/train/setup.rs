@@ -111,7 +111,7 @@ fn start_run(
     let stage_seed = seeding.stage_seed(config.seed, &config.run.stage);
     stepper.set_dropout_seed(stage_seed);
     // Batches are a function of seed and step, so the loader need not replay earlier ones.
-    let loader = training.start_loader(resumed.state.step, stage_seed)?;
+    let loader = training.start_loader(resumed.state.step, stage_seed, plan.cache)?;
     let rank_sync = RankSync::new(communicator.clone(), config.global_batch_size as usize)?;
     let progress = RunProgress::new(training.total_steps, training.steps_per_epoch, resumed);
 

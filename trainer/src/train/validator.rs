@@ -48,6 +48,12 @@ impl Validator {
         &self.dataset.index().dataset
     }
 
+    /// Images and texts that are compared.
+    pub(super) fn item_count(&self) -> u64 {
+        let shards = self.dataset.index().shards.iter();
+        shards.map(|shard| shard.images + shard.pairs).sum()
+    }
+
     /// Steps from one validation to the next.
     pub(super) fn every_steps(&self) -> u64 {
         self.every_steps

@@ -5,7 +5,7 @@ use cnclip_crds::model::Architecture;
 use cnclip_crds::stage::Precision;
 use cnclip_crds::trainer_config::TrainConfig;
 use cnclip_emulator::Emulator;
-use cnclip_nn::memory::{BatchPlan, MemoryInputs};
+use cnclip_nn::memory::{BatchPlan, HostInputs, MemoryInputs};
 
 use crate::planned::{allocate_training_state, assert_near_plan, shrink_preset, train_config};
 
@@ -39,6 +39,7 @@ fn the_estimate_for_a_device_is_what_is_reserved() {
                 shuffle_window: 1 << 30,
                 threads: 1,
                 device: Some(precision),
+                host: HostInputs::default(),
             };
 
             let [few, many] = [4, 12].map(|micro_batch| {

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::image::augment::AugmentKey;
 use crate::image::decode::{DecodedImage, PixelData, decode_image};
 use crate::image::preprocess::augment_into;
-use crate::order::{BatchSampler, SHUFFLE_WINDOW_BYTES, SampleRef};
+use crate::order::{BatchSampler, SampleRef};
 use crate::recent_cache::RecentCache;
 use crate::shard::{Dataset, ItemId, Sample, SampleText, Shard};
 use crate::skip_budget::SkipBudget;
@@ -71,8 +71,7 @@ impl ChunkLoader {
         let ranks = (options.global_batch / options.rank_range.len().max(1)) as u64;
         let budget = SkipBudget::new(options.max_skipped_ratio);
         let skipped_samples = SkippedSamples::new(budget, dataset.index().pairs, ranks);
-        // The window that is read and the one that is fetched.
-        let shard_cache = ShardCache::new(dataset, 2 * SHUFFLE_WINDOW_BYTES);
+        let shard_cache = ShardCache::new(dataset, options.shard_cache_bytes);
         // Images go with their shard when it is evicted: of a larger data set each would be decoded again
         // before it is used again, and caching it would only take memory.
         let image_cache_bytes = match shard_cache.fits_dataset() {

@@ -34,7 +34,7 @@ pub struct BatchPlan {
 /// ```
 /// use cnclip_crds::model::Architecture;
 /// use cnclip_crds::trainer_config::TrainConfig;
-/// use cnclip_nn::memory::{MemoryInputs, choose_batch_plan};
+/// use cnclip_nn::memory::{HostInputs, MemoryInputs, choose_batch_plan};
 ///
 /// let config: TrainConfig = serde_json::from_value(serde_json::json!({
 ///     "run": {"name": "run", "stage": "train"},
@@ -58,6 +58,7 @@ pub struct BatchPlan {
 ///     teacher: None,
 ///     threads: 8,
 ///     device: None,
+///     host: HostInputs::default(),
 /// };
 ///
 /// let limit = 16 << 30;
@@ -222,6 +223,7 @@ mod tests {
     use cnclip_crds::trainer_config::TrainConfig;
     use serde_json::json;
 
+    use super::super::HostInputs;
     use super::*;
 
     const TOO_LITTLE: u64 = 1;
@@ -249,6 +251,7 @@ mod tests {
             shuffle_window: 1 << 30,
             threads: 2,
             device: None,
+            host: HostInputs::default(),
         }
     }
 
