@@ -17,6 +17,6 @@ pub(super) fn convert_dtype(from: DeviceView<'_>, mut to: DeviceViewMut<'_>) {
         .arg_input(from)
         .arg_output(&mut to)
         .arg_bf16_output(&mut to)
-        .arg_u32(len)
+        .arg_count(len)
         .launch_on(device);
 }

@@ -99,6 +99,11 @@ impl KernelLaunch {
         self.arg_input_or_null(span.as_view().bf16_copy())
     }
 
+    /// How many numbers an array has, as a `u64`: activations of a large batch are more than 32 bits count.
+    pub fn arg_count(self, numbers: usize) -> Self {
+        self.arg_u64(numbers as u64)
+    }
+
     /// An `unsigned int`.
     pub fn arg_u32(mut self, number: usize) -> Self {
         // A truncated size would not fail: the kernel would compute a part of the array.

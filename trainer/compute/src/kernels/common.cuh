@@ -4,8 +4,8 @@
 // - A body is `template <typename T> static __device__ void name(...)`; EXPORT makes `name_f32` and
 //   `name_bf16` of it. Kernels of one format are `extern "C" __global__ void name(...)`. The host finds
 //   kernels by these names, which therefore are not mangled.
-// - Sizes are `unsigned`, because 64-bit division is slow on a GPU; indices are `size_t`, because an array of
-//   activations may hold more than 2^32 numbers.
+// - Sizes of an axis are `unsigned`, because 64-bit division is slow on a GPU; indices and counts of all numbers of
+//   an array are 64 bits wide, because an array of activations may hold more than 2^32 of them.
 // - Blocks have one dimension, a multiple of 32 threads: every warp is full, so shuffles may name all lanes.
 // - No floating-point number is added by an atomic: those arrive in an order that the scheduler decides, and
 //   a run could not be repeated to the same bits.
@@ -112,7 +112,7 @@ __device__ __forceinline__ size_t thread_index() {
 // end, or everywhere if an array is a slice that is not aligned. All threads of a launch but those of the last
 // octet take the same branch.
 template <typename Eight, typename Each>
-__device__ __forceinline__ void for_octets(unsigned count, bool well, Eight eight, Each each) {
+__device__ __forceinline__ void for_octets(u64 count, bool well, Eight eight, Each each) {
     size_t first = thread_index() * OCTET;
     if (well && first + OCTET <= count) {
         eight(first);

@@ -12,6 +12,7 @@ mod driver;
 mod emulator;
 mod host_and_device;
 mod tensors;
+mod wide_counts;
 
 // A module for the `tests.rs` of every folder of `src/ops`, written by the build script.
 include!(concat!(env!("OUT_DIR"), "/operation_tests.rs"));

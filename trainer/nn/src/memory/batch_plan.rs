@@ -8,6 +8,10 @@ use super::{MemoryEstimate, MemoryInputs};
 /// A smaller micro-batch leaves most of a processor idle: recomputing activations is faster then.
 const MIN_EFFICIENT_BATCH: usize = 8;
 
+/// Samples that a device computes at once, at most: kernels have a block for each in the second or third direction of
+/// their grid, which CUDA limits.
+const MAX_DEVICE_BATCH: usize = 65_535;
+
 /// No plan fits, or not the requested one: what is needed, what there is, and what would fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -71,6 +75,11 @@ pub fn choose_batch_plan(
     inputs: &MemoryInputs<'_>,
     available: Option<u64>,
 ) -> Result<(BatchPlan, MemoryEstimate), DoesNotFit> {
+    let is_chosen = matches!(inputs.config.micro_batch_size, Some(MicroBatch::Chosen(_)));
+    if !is_chosen && !can_launch(inputs, requested_plan(inputs)) {
+        return Err(DoesNotFit(too_many_samples_message(inputs)));
+    }
+
     let plan = match inputs.config.micro_batch_size {
         Some(MicroBatch::Chosen(_)) => fastest_plan(inputs, available),
         _ => Some(requested_plan(inputs)).filter(|plan| surely_fits(inputs, *plan, available)),
@@ -89,7 +98,8 @@ pub fn choose_batch_plan(
 fn fastest_plan(inputs: &MemoryInputs<'_>, available: Option<u64>) -> Option<BatchPlan> {
     let config = inputs.config;
     let fits = |plan: &BatchPlan| {
-        available.is_none_or(|bytes| inputs.estimate_memory(*plan).total_bytes() <= bytes)
+        can_launch(inputs, *plan)
+            && available.is_none_or(|bytes| inputs.estimate_memory(*plan).total_bytes() <= bytes)
     };
 
     let fastest =
@@ -99,6 +109,19 @@ fn fastest_plan(inputs: &MemoryInputs<'_>, available: Option<u64>) -> Option<Bat
     } else {
         fastest
     })
+}
+
+/// Whether kernels can be launched for so many samples.
+fn can_launch(inputs: &MemoryInputs<'_>, plan: BatchPlan) -> bool {
+    inputs.device.is_none() || plan.micro_batch <= MAX_DEVICE_BATCH
+}
+
+fn too_many_samples_message(inputs: &MemoryInputs<'_>) -> String {
+    format!(
+        "This stage computes {} samples at once on a device, which computes at most {MAX_DEVICE_BATCH}. Set \
+         microBatchSize to at most that, or to `Auto`.",
+        requested_plan(inputs).micro_batch
+    )
 }
 
 /// Whether a plan fits without the cache, which may turn out smaller than its limit: a plan that somebody
@@ -319,6 +342,33 @@ mod tests {
                 requested
             );
             assert!(choose_batch_plan(&large, Some(available - 1)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_device_computes_no_more_samples_at_once_than_its_grid_has_room_for() {
+        fn on_device(config: &TrainConfig) -> MemoryInputs<'_> {
+            MemoryInputs {
+                local_batch_size: 100_000,
+                device: Some(cnclip_crds::stage::Precision::Bf16),
+                ..inputs(config)
+            }
+        }
+
+        let auto = config(Some(MicroBatch::AUTO), None);
+        let (found, _) = choose_batch_plan(&on_device(&auto), None).unwrap();
+        assert_eq!(found, plan(50_000, false));
+        let fixed = |pairs| config(Some(MicroBatch::Pairs(pairs)), None);
+        let largest = fixed(65_535);
+        assert!(choose_batch_plan(&on_device(&largest), None).is_ok());
+        for (config, samples) in [(fixed(65_536), "65536"), (config(None, None), "100000")] {
+            let message = choose_batch_plan(&on_device(&config), None).unwrap_err().0;
+            assert!(message.contains(samples), "{message}");
+            let host = MemoryInputs {
+                device: None,
+                ..on_device(&config)
+            };
+            assert!(choose_batch_plan(&host, None).is_ok());
         }
     }
 

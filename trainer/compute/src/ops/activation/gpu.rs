@@ -33,6 +33,6 @@ fn launch_activation(name: String, x: DeviceView<'_>, y: &mut DeviceViewMut<'_>)
         .with_thread_per_item(len.div_ceil(VALUES_PER_THREAD))
         .arg_input(x)
         .arg_output(y)
-        .arg_u32(len)
+        .arg_count(len)
         .launch_on(device);
 }

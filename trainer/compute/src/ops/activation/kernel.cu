@@ -26,7 +26,7 @@ struct Gelu {
 };
 
 template <typename F, typename T>
-__device__ __forceinline__ void bend(const T* x, T* y, unsigned count) {
+__device__ __forceinline__ void bend(const T* x, T* y, u64 count) {
     for_octets(
         count, aligned(x) && aligned(y),
         [&](size_t i) {
@@ -41,7 +41,7 @@ __device__ __forceinline__ void bend(const T* x, T* y, unsigned count) {
 
 // In place: `dy` becomes `dx`, since nothing reads the gradient of an activation after it.
 template <typename F, typename T>
-__device__ __forceinline__ void bend_back(const T* x, T* dy, unsigned count) {
+__device__ __forceinline__ void bend_back(const T* x, T* dy, u64 count) {
     for_octets(
         count, aligned(x) && aligned(dy),
         [&](size_t i) {
@@ -55,20 +55,20 @@ __device__ __forceinline__ void bend_back(const T* x, T* dy, unsigned count) {
         [&](size_t i) { store(dy + i, load(dy + i) * F::slope(load(x + i))); });
 }
 
-template <typename T> static __device__ void quick_gelu_forward(const T* x, T* y, unsigned count) {
+template <typename T> static __device__ void quick_gelu_forward(const T* x, T* y, u64 count) {
     bend<QuickGelu>(x, y, count);
 }
-template <typename T> static __device__ void quick_gelu_backward(const T* x, T* dy, unsigned count) {
+template <typename T> static __device__ void quick_gelu_backward(const T* x, T* dy, u64 count) {
     bend_back<QuickGelu>(x, dy, count);
 }
-template <typename T> static __device__ void gelu_forward(const T* x, T* y, unsigned count) {
+template <typename T> static __device__ void gelu_forward(const T* x, T* y, u64 count) {
     bend<Gelu>(x, y, count);
 }
-template <typename T> static __device__ void gelu_backward(const T* x, T* dy, unsigned count) {
+template <typename T> static __device__ void gelu_backward(const T* x, T* dy, u64 count) {
     bend_back<Gelu>(x, dy, count);
 }
 
-EXPORT(quick_gelu_forward, (const T* x, T* y, unsigned count), (x, y, count))
-EXPORT(quick_gelu_backward, (const T* x, T* dy, unsigned count), (x, dy, count))
-EXPORT(gelu_forward, (const T* x, T* y, unsigned count), (x, y, count))
-EXPORT(gelu_backward, (const T* x, T* dy, unsigned count), (x, dy, count))
+EXPORT(quick_gelu_forward, (const T* x, T* y, u64 count), (x, y, count))
+EXPORT(quick_gelu_backward, (const T* x, T* dy, u64 count), (x, dy, count))
+EXPORT(gelu_forward, (const T* x, T* y, u64 count), (x, y, count))
+EXPORT(gelu_backward, (const T* x, T* dy, u64 count), (x, dy, count))

@@ -10,7 +10,7 @@ pub(super) fn forward(pool: AveragePool, x: DeviceView<'_>, mut y: DeviceViewMut
         .with_thread_per_item(y.len())
         .arg_input(x)
         .arg_output(&mut y)
-        .arg_u32(y.len())
+        .arg_count(y.len())
         .arg_u32(pool.side)
         .arg_u32(pool.channels)
         .launch_on(x.device());
@@ -27,7 +27,7 @@ pub(super) fn backward(
         .with_thread_per_item(dx.len())
         .arg_input(dy)
         .arg_output(&mut dx)
-        .arg_u32(dx.len())
+        .arg_count(dx.len())
         .arg_u32(pool.side)
         .arg_u32(pool.channels)
         .arg_u32(usize::from(accumulate == Accumulate::Yes))

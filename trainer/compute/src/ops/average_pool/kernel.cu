@@ -5,7 +5,7 @@
 // Shapes: x [images, side, side, channels]; y [images, side / 2, side / 2, channels]; `count` numbers are written.
 // A thread computes one number of `y`.
 template <typename T>
-static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned side,
+static __device__ void pool_forward(const T* x, T* y, u64 count, unsigned side,
                                     unsigned channels) {
     size_t at = thread_index();
     if (at >= count) return;
@@ -20,12 +20,12 @@ static __device__ void pool_forward(const T* x, T* y, unsigned count, unsigned s
     store(y + at, 0.25f * pairs);
 }
 
-EXPORT(pool_forward, (const T* x, T* y, unsigned count, unsigned side, unsigned channels),
+EXPORT(pool_forward, (const T* x, T* y, u64 count, unsigned side, unsigned channels),
        (x, y, count, side, channels))
 
 // A thread computes one number of `dx`: a gather, so that no two threads write to one number.
 template <typename T>
-static __device__ void pool_backward(const T* dy, T* dx, unsigned count, unsigned side,
+static __device__ void pool_backward(const T* dy, T* dx, u64 count, unsigned side,
                                      unsigned channels, unsigned add) {
     size_t at = thread_index();
     if (at >= count) return;
@@ -37,5 +37,5 @@ static __device__ void pool_backward(const T* dy, T* dx, unsigned count, unsigne
 }
 
 EXPORT(pool_backward,
-       (const T* dy, T* dx, unsigned count, unsigned side, unsigned channels, unsigned add),
+       (const T* dy, T* dx, u64 count, unsigned side, unsigned channels, unsigned add),
        (dy, dx, count, side, channels, add))

@@ -9,7 +9,7 @@ pub(super) fn update(averages: &mut DeviceViewMut<'_>, values: DeviceView<'_>, d
         .with_thread_per_item(count)
         .arg_output(averages)
         .arg_input(values)
-        .arg_u32(count)
+        .arg_count(count)
         .arg_f32(1.0 - decay)
         .launch_on(device);
 }
@@ -22,6 +22,6 @@ pub(super) fn swap(averages: &mut DeviceViewMut<'_>, values: &mut DeviceViewMut<
         .arg_output(averages)
         .arg_output(values)
         .arg_bf16_output(values)
-        .arg_u32(count)
+        .arg_count(count)
         .launch_on(device);
 }

@@ -2,7 +2,7 @@
 #include "common.cuh"
 
 // Moves by a share of the difference, so that an average that equals its value stays exactly so.
-extern "C" __global__ void average_add(float* averages, const float* values, unsigned count,
+extern "C" __global__ void average_add(float* averages, const float* values, u64 count,
                                        float share) {
     size_t i = thread_index();
     if (i < count) averages[i] += share * (values[i] - averages[i]);
@@ -10,7 +10,7 @@ extern "C" __global__ void average_add(float* averages, const float* values, uns
 
 // Exchanges both without a third array; the bfloat16 copy, which products read, follows the weights.
 extern "C" __global__ void average_swap(float* averages, float* values, bf16* rounded,
-                                        unsigned count) {
+                                        u64 count) {
     size_t i = thread_index();
     if (i >= count) return;
     // Numbers are moved and not computed: swapping twice restores every bit.

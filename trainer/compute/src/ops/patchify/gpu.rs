@@ -36,7 +36,7 @@ pub(super) fn nchw_to_nhwc(pixels: DeviceView<'_>, side: usize, out: &mut Device
         .with_thread_per_item(count)
         .arg_input(pixels)
         .arg_output(out)
-        .arg_u32(count)
+        .arg_count(count)
         .arg_u32(side)
         .launch_on(device);
 }

@@ -56,7 +56,7 @@ EXPORT(cut_patches_numbers,
 // Shapes: pixels [images, 3, side, side]; out [images, side, side, 3].
 // A thread for each pixel: reads of each plane are coalesced, and the three writes are adjacent.
 template <typename T, typename P>
-__device__ __forceinline__ void interleave(const P* pixels, T* out, unsigned points, unsigned side) {
+__device__ __forceinline__ void interleave(const P* pixels, T* out, u64 points, unsigned side) {
     size_t point = thread_index(), square = (size_t)side * side;
     if (point >= points) return;
     pixels += point / square * 3 * square + point % square;
@@ -65,16 +65,16 @@ __device__ __forceinline__ void interleave(const P* pixels, T* out, unsigned poi
 }
 
 template <typename T>
-static __device__ void interleave_bytes(const unsigned char* pixels, T* out, unsigned points, unsigned side) {
+static __device__ void interleave_bytes(const unsigned char* pixels, T* out, u64 points, unsigned side) {
     interleave(pixels, out, points, side);
 }
 
 template <typename T>
-static __device__ void interleave_numbers(const float* pixels, T* out, unsigned points, unsigned side) {
+static __device__ void interleave_numbers(const float* pixels, T* out, u64 points, unsigned side) {
     interleave(pixels, out, points, side);
 }
 
-EXPORT(interleave_bytes, (const unsigned char* pixels, T* out, unsigned points, unsigned side),
+EXPORT(interleave_bytes, (const unsigned char* pixels, T* out, u64 points, unsigned side),
        (pixels, out, points, side))
-EXPORT(interleave_numbers, (const float* pixels, T* out, unsigned points, unsigned side),
+EXPORT(interleave_numbers, (const float* pixels, T* out, u64 points, unsigned side),
        (pixels, out, points, side))

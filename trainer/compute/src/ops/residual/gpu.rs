@@ -13,7 +13,7 @@ pub(super) fn relu_backward_split(
         .arg_input(y)
         .arg_output(&mut dy)
         .arg_output(&mut copy)
-        .arg_u32(y.len())
+        .arg_count(y.len())
         .launch_on(y.device());
 }
 
@@ -23,6 +23,6 @@ pub(super) fn add_residual(x: DeviceView<'_>, mut y: DeviceViewMut<'_>) {
         .with_thread_per_item(x.len().div_ceil(8))
         .arg_input(x)
         .arg_output(&mut y)
-        .arg_u32(x.len())
+        .arg_count(x.len())
         .launch_on(x.device());
 }

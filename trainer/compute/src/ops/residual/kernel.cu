@@ -3,7 +3,7 @@
 
 // The gradient before the ReLU that gave `y`, in `dy` and in `copy`: each branch changes its own in place.
 template <typename T>
-static __device__ void branch_rectify(const T* y, T* dy, T* copy, unsigned count) {
+static __device__ void branch_rectify(const T* y, T* dy, T* copy, u64 count) {
     for_octets(
         count, aligned(y) && aligned(dy) && aligned(copy),
         [&](size_t i) {
@@ -24,10 +24,10 @@ static __device__ void branch_rectify(const T* y, T* dy, T* copy, unsigned count
         });
 }
 
-EXPORT(branch_rectify, (const T* y, T* dy, T* copy, unsigned count), (y, dy, copy, count))
+EXPORT(branch_rectify, (const T* y, T* dy, T* copy, u64 count), (y, dy, copy, count))
 
 template <typename T>
-static __device__ void branch_add(const T* x, T* y, unsigned count) {
+static __device__ void branch_add(const T* x, T* y, u64 count) {
     for_octets(
         count, aligned(x) && aligned(y),
         [&](size_t i) {
@@ -41,4 +41,4 @@ static __device__ void branch_add(const T* x, T* y, unsigned count) {
         [&](size_t i) { store(y + i, load(y + i) + load(x + i)); });
 }
 
-EXPORT(branch_add, (const T* x, T* y, unsigned count), (x, y, count))
+EXPORT(branch_add, (const T* x, T* y, u64 count), (x, y, count))
