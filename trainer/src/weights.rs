@@ -21,6 +21,7 @@ mod tower_detection;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rayon::prelude::*;
 
 pub use expected_content::ExpectedContent;
 pub use load::{ModelPart, WeightsError, load_weights, summarize_ignored};
@@ -157,7 +158,7 @@ impl Weights {
     /// # Errors
     /// If the file cannot be read, or is not what it must be.
     pub fn to_tensors(&self) -> Result<TensorMap> {
-        let mut reader = TensorReader::plan(self.tensors.values())?;
+        let mut reader = plan_reader(self.tensors.values())?;
         let mut named: Vec<(&String, &StoredTensor)> = self.tensors.iter().collect();
         sort_by_place(&mut named, &reader, |(_, stored)| stored)?;
         let read = named
@@ -170,6 +171,18 @@ impl Weights {
     }
 }
 
+/// A reader of these tensors.
+///
+/// # Errors
+/// If an entry of an archive is not there, or is compressed.
+fn plan_reader<'a>(tensors: impl Iterator<Item = &'a StoredTensor>) -> Result<TensorReader> {
+    let tensors: Vec<&StoredTensor> = tensors.collect();
+    // In parallel: in an archive each extent costs a request.
+    let extents = tensors.par_iter().map(|tensor| tensor.extents());
+    let extents: Vec<Vec<_>> = extents.collect::<Result<_>>()?;
+    Ok(TensorReader::plan(extents.concat()))
+}
+
 /// Sorts what is read from tensors by where these lie.
 ///
 /// # Errors
@@ -180,7 +193,7 @@ fn sort_by_place<T>(
     tensor_of: impl Fn(&T) -> &StoredTensor,
 ) -> Result<()> {
     let placed = items.drain(..).map(|item| {
-        let place = reader.place_of(tensor_of(&item))?;
+        let place = reader.place_of(&tensor_of(&item).extents()?);
         Ok((place, item))
     });
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::tensor_reader::TensorReader;
 use super::{
-    DetectedTowers, StoredTensor, Weights, position_embedding, sort_by_place, summarize_names,
+    DetectedTowers, StoredTensor, Weights, plan_reader, position_embedding, sort_by_place,
+    summarize_names,
 };
 use crate::error::Error;
 use cnclip_compute::params::{Params, Segment};
@@ -76,7 +77,7 @@ pub fn load_weights(
         })
         .collect();
 
-    let mut reader = TensorReader::plan(loads.iter().map(|load| load.stored))?;
+    let mut reader = plan_reader(loads.iter().map(|load| load.stored))?;
     sort_by_place(&mut loads, &reader, |load| load.stored)?;
     for load in loads {
         load.copy_values(&mut reader)?;

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use super::safetensors_writer::{OutgoingTensor, serialize_tensors};
-use super::tensor_reader::TensorReader;
-use super::{Weights, WeightsError, sort_by_place};
+use super::{Weights, WeightsError, plan_reader, sort_by_place};
 use cnclip_compute::params::{Params, Segment};
 use cnclip_nn::optimizer::AdamW;
 
@@ -60,7 +59,7 @@ pub fn load_moments(
         .filter_map(|(prefix, segment)| Some((prefix, segment, find(prefix, segment)?)))
         .collect();
 
-    let mut reader = TensorReader::plan(loads.iter().map(|(_, _, stored)| *stored))?;
+    let mut reader = plan_reader(loads.iter().map(|(_, _, stored)| *stored))?;
     sort_by_place(&mut loads, &reader, |(_, _, stored)| stored)?;
     for (prefix, segment, stored) in loads {
         let moments = match prefix == MOMENT_PREFIXES[0] {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Tensor;
 use super::dtype_convert::{Dtype, converter_for, dtype_size};
 use super::tensor_file::{DataLocation, TensorFile};
-use super::tensor_reader::TensorReader;
+use super::tensor_reader::{FileExtent, TensorReader};
 use crate::error::{Error, Result};
 
 /// A tensor in a file. Cloning is cheap.
@@ -40,8 +40,19 @@ impl StoredTensor {
         self.blocks[0].dtype.to_string()
     }
 
-    pub(super) fn blocks(&self) -> &[StridedBlock] {
-        &self.blocks
+    /// The parts of files that it lies in.
+    ///
+    /// # Errors
+    /// If an entry of an archive is not there, or is compressed.
+    pub(super) fn extents(&self) -> Result<Vec<FileExtent>> {
+        let extent = |block: &StridedBlock| {
+            Ok(FileExtent {
+                file: block.file.clone(),
+                range: block.byte_range()?,
+            })
+        };
+
+        self.blocks.iter().map(extent).collect()
     }
 
     /// Writes its values, in rows. They are not proven.

@@ -6,11 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::StoredTensor;
-use super::stored_tensor::StridedBlock;
 use super::tensor_file::TensorFile;
 use crate::error::{Error, Result};
 use cnclip_compute::digest::hex;
@@ -35,37 +32,25 @@ pub(super) struct TensorReader {
 
 /// A part of a file that is read in one pass.
 #[derive(Clone, Debug)]
-struct FileExtent {
-    file: Arc<TensorFile>,
-    range: Range<u64>,
+pub(super) struct FileExtent {
+    pub(super) file: Arc<TensorFile>,
+    pub(super) range: Range<u64>,
 }
 
 /// Where a tensor lies among those that are read together: earlier extents and bytes first.
 pub(super) type ReadingPlace = (usize, u64);
 
 impl TensorReader {
-    /// A reader of these tensors.
-    ///
-    /// # Errors
-    /// If an entry of an archive is not there, or is compressed.
-    pub(super) fn plan<'a>(tensors: impl IntoIterator<Item = &'a StoredTensor>) -> Result<Self> {
-        let blocks: Vec<&StridedBlock> =
-            tensors.into_iter().flat_map(StoredTensor::blocks).collect();
-
-        // In parallel: in an archive each range costs a request.
-        let ranges: Vec<Range<u64>> = blocks
-            .par_iter()
-            .map(|block| block.byte_range())
-            .collect::<Result<_>>()?;
-
+    /// A reader of these parts of files.
+    pub(super) fn plan(wanted: Vec<FileExtent>) -> Self {
         let mut files: Vec<(Arc<TensorFile>, Vec<Range<u64>>)> = Vec::new();
-        for (block, range) in blocks.into_iter().zip(ranges) {
+        for FileExtent { file, range } in wanted {
             match files
                 .iter_mut()
-                .find(|(file, _)| Arc::ptr_eq(file, &block.file))
+                .find(|(known, _)| Arc::ptr_eq(known, &file))
             {
                 Some((_, ranges)) => ranges.push(range),
-                None => files.push((block.file.clone(), vec![range])),
+                None => files.push((file, vec![range])),
             }
         }
 
@@ -82,10 +67,10 @@ impl TensorReader {
             })
         });
 
-        Ok(Self {
+        Self {
             extents: extents.collect(),
             current: None,
-        })
+        }
     }
 
     /// A reader that reads what is asked for and nothing ahead, and proves nothing: for single tensors.
@@ -96,19 +81,14 @@ impl TensorReader {
         }
     }
 
-    /// Where a tensor lies.
-    ///
-    /// # Errors
-    /// As [`TensorReader::plan`].
-    pub(super) fn place_of(&self, tensor: &StoredTensor) -> Result<ReadingPlace> {
-        let place = |block: &StridedBlock| {
-            let range = block.byte_range()?;
-            let extent = self.find_extent(&block.file, &range);
-            Ok((extent.unwrap_or(self.extents.len()), range.start))
+    /// Where the first of several parts lies.
+    pub(super) fn place_of(&self, parts: &[FileExtent]) -> ReadingPlace {
+        let place = |part: &FileExtent| {
+            let extent = self.find_extent(&part.file, &part.range);
+            (extent.unwrap_or(self.extents.len()), part.range.start)
         };
 
-        let places: Vec<ReadingPlace> = tensor.blocks().iter().map(place).collect::<Result<_>>()?;
-        Ok(places.into_iter().min().unwrap_or_default())
+        parts.iter().map(place).min().unwrap_or_default()
     }
 
     fn find_extent(&self, file: &Arc<TensorFile>, range: &Range<u64>) -> Option<usize> {
