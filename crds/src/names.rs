@@ -20,6 +20,8 @@ pub const LABEL_QUEUE: &str = "kueue.x-k8s.io/queue-name";
 /// HTTP port of a trainer.
 // Above 1023: the trainer has no capability to bind privileged ports.
 pub const HTTP_PORT: u16 = 8080;
+/// Name of the trainer's container.
+pub const TRAINER_CONTAINER: &str = "trainer";
 /// Rendezvous port of worker 0.
 pub const RENDEZVOUS_PORT: u16 = 8081;
 /// Path of the progress report, as JSON.

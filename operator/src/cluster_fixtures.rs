@@ -51,6 +51,7 @@ pub(crate) fn worker_pod(stage: &str, attempt: i32, state: WorkerState) -> Worke
         ends_by: None,
         deleted_at: None,
         ended_at: None,
+        sidecar_running: false,
         disruption: None,
         state,
     }

@@ -1,17 +1,16 @@
 //! Observed state of the cluster, reduced to what planning depends on. Pure.
 
+mod jobs;
+mod pods;
+
 use cnclip_crds::{
     evaluation::CnClipEvaluation, names, report::ProgressReport, training::CnClipTraining,
 };
-use k8s_openapi::jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        batch::v1::Job,
-        core::v1::{ContainerStatus, Pod, PodCondition, PodStatus},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-use kube::ResourceExt;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+
+pub use jobs::parse_job;
+pub(crate) use pods::INIT_CONTAINER_FAILED;
+pub use pods::parse_worker_pod;
 
 /// State of the cluster outside the run's own object, read once per reconciliation.
 #[derive(Clone, Debug, Default)]
@@ -40,12 +39,18 @@ impl ObservedState {
         jobs.max_by_key(|job| job.attempt)
     }
 
-    /// Pods of a Job, by completion index.
+    /// Pods of a Job, by completion index, without those of an earlier admission by Kueue.
     pub fn workers_of(&self, job: &ObservedJob) -> Vec<&WorkerPod> {
+        // To suspend a Job deletes its pods; to resume it sets its start time anew.
+        let is_of_earlier_admission = |worker: &WorkerPod| {
+            let deleted = worker.deleted_at;
+            deleted.is_some_and(|deleted| deleted < job.started)
+        };
+
         let mut workers: Vec<_> = self
             .workers
             .iter()
-            .filter(|worker| worker.job_uid == job.uid)
+            .filter(|worker| worker.job_uid == job.uid && !is_of_earlier_admission(worker))
             .collect();
 
         workers.sort_by_key(|worker| worker.index);
@@ -114,8 +119,10 @@ pub struct WorkerPod {
     pub ends_by: Option<Timestamp>,
     /// Time of the deletion request, if it was deleted.
     pub deleted_at: Option<Timestamp>,
-    /// Termination time of its container.
+    /// Termination time of the trainer's container.
     pub ended_at: Option<Timestamp>,
+    /// Whether a container that was injected into the pod still runs; it keeps the pod's GPUs.
+    pub sidecar_running: bool,
     /// Reason of its `DisruptionTarget` condition.
     pub disruption: Option<String>,
     /// State of the pod.
@@ -141,9 +148,9 @@ pub enum WorkerState {
     },
     /// Running.
     Running,
-    /// Terminated.
+    /// The trainer terminated, or never ran in a pod that has ended.
     Ended {
-        /// Exit code, if a container ran.
+        /// Exit code, if the trainer ran.
         exit_code: Option<i32>,
         /// Reason reported by the scheduler or kubelet.
         reason: String,
@@ -153,9 +160,21 @@ pub enum WorkerState {
 }
 
 impl WorkerPod {
-    /// Whether its container may still be running.
+    /// Whether one of its containers may still be running.
     pub fn is_alive(&self, now: Timestamp) -> bool {
-        !matches!(self.state, WorkerState::Ended { .. }) && !self.is_lost(now)
+        let trainer_ended = matches!(self.state, WorkerState::Ended { .. });
+        (!trainer_ended || self.sidecar_running) && !self.is_lost(now)
+    }
+
+    /// Whether the trainer exited with 0.
+    pub fn has_succeeded(&self) -> bool {
+        matches!(
+            self.state,
+            WorkerState::Ended {
+                exit_code: Some(0),
+                ..
+            }
+        )
     }
 
     /// Whether it was deleted and its grace period is over, but its kubelet has not confirmed the
@@ -165,7 +184,8 @@ impl WorkerPod {
         // dead node would block the next attempt until somebody deletes the node; the fence in the
         // store keeps it from writing.
         const NODE_LOST_TIMEOUT_SECONDS: i64 = 15;
-        !matches!(self.state, WorkerState::Ended { .. })
+        let trainer_ended = matches!(self.state, WorkerState::Ended { .. });
+        (!trainer_ended || self.sidecar_running)
             && self
                 .ends_by
                 .is_some_and(|time| now.as_second() > time.as_second() + NODE_LOST_TIMEOUT_SECONDS)
@@ -189,169 +209,6 @@ impl WorkerPod {
             _ => None,
         }
     }
-}
-
-/// Reads a Job of the run with this UID; `None` without the operator's labels.
-pub fn parse_job(job: &Job, run_uid: &str) -> Option<ObservedJob> {
-    let (stage, attempt) = stage_labels(&job.metadata)?;
-    let status = job.status.clone().unwrap_or_default();
-    let created = job
-        .creation_timestamp()
-        .map(|time| time.0)
-        .unwrap_or_default();
-
-    Some(ObservedJob {
-        uid: job.uid().unwrap_or_default(),
-        foreign: owner_uid(&job.metadata) != run_uid,
-        stage,
-        attempt,
-        // The Job controller resets the start time when Kueue resumes the Job, so it excludes time
-        // in the queue.
-        started: status.start_time.as_ref().map_or(created, |time| time.0),
-        deleting: job.metadata.deletion_timestamp.is_some(),
-        // The operator never sets this field: it suspends a run by deleting the Job.
-        queued: job
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.suspend)
-            .unwrap_or(false),
-        checkpoint: job.annotations().get(names::ANNOTATION_CHECKPOINT).cloned(),
-        state: job_state(job),
-    })
-}
-
-fn job_state(job: &Job) -> JobState {
-    let conditions = job
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-
-    for condition in conditions.filter(|condition| condition.status == "True") {
-        match condition.type_.as_str() {
-            // The second of each pair is set first, while pods are still terminating.
-            "Complete" | "SuccessCriteriaMet" => return JobState::Complete,
-            "Failed" | "FailureTarget" => {
-                return JobState::Failed(condition.message.clone().unwrap_or_default());
-            }
-            _ => {}
-        }
-    }
-
-    JobState::Active
-}
-
-/// Reads a pod; `None` without the operator's labels.
-pub fn parse_worker_pod(pod: &Pod) -> Option<WorkerPod> {
-    let (stage, attempt) = stage_labels(&pod.metadata)?;
-    let spec = pod.spec.as_ref()?;
-    let status = pod.status.clone().unwrap_or_default();
-    // The Job controller sets this label since Kubernetes 1.28; before, it was an annotation only.
-    let index = pod.labels().get("batch.kubernetes.io/job-completion-index");
-    let disrupted = pod_condition(pod, "DisruptionTarget").filter(|found| found.status == "True");
-
-    Some(WorkerPod {
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-        job_uid: owner_uid(&pod.metadata),
-        stage,
-        attempt,
-        index: index.and_then(|index| index.parse().ok()).unwrap_or(0),
-        image: spec
-            .containers
-            .first()
-            .and_then(|first| first.image.clone())
-            .unwrap_or_default(),
-        image_id: image_id(&status),
-        node: spec.node_name.clone(),
-        ip: status.pod_ip.clone(),
-        ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
-        deleted_at: deleted_at(&pod.metadata),
-        ended_at: ended_at(&status),
-        disruption: disrupted.and_then(|found| found.reason.clone()),
-        state: worker_state(pod),
-    })
-}
-
-fn image_id(status: &PodStatus) -> Option<String> {
-    let container = status.container_statuses.iter().flatten().next()?;
-    Some(container.image_id.clone()).filter(|id| !id.is_empty())
-}
-
-/// The time of the deletion request: the deletion timestamp is the end of the grace period.
-fn deleted_at(metadata: &ObjectMeta) -> Option<Timestamp> {
-    let ends_by = metadata.deletion_timestamp.as_ref()?.0;
-    let grace = metadata.deletion_grace_period_seconds.unwrap_or_default();
-    Timestamp::from_second(ends_by.as_second() - grace).ok()
-}
-
-fn ended_at(status: &PodStatus) -> Option<Timestamp> {
-    let container = status.container_statuses.iter().flatten().next()?;
-    Some(
-        container
-            .state
-            .as_ref()?
-            .terminated
-            .as_ref()?
-            .finished_at
-            .as_ref()?
-            .0,
-    )
-}
-
-fn worker_state(pod: &Pod) -> WorkerState {
-    let status = pod.status.clone().unwrap_or_default();
-    let container = status.container_statuses.iter().flatten().next();
-    // Before the phase, which stays Pending while an image is pulled and has no exit code.
-    if let Some(state) = container.and_then(container_state) {
-        return state;
-    }
-
-    // A pod that the kubelet rejects or evicts before its container is created has a reason of its
-    // own, but no container status.
-    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
-        return WorkerState::Ended {
-            exit_code: None,
-            reason: status.reason.unwrap_or_default(),
-            message: status.message.unwrap_or_default(),
-        };
-    }
-
-    match pod_condition(pod, "PodScheduled").filter(|found| found.status == "False") {
-        Some(found) => WorkerState::Unscheduled {
-            reason: found.reason.clone().unwrap_or_default(),
-            message: found.message.clone().unwrap_or_default(),
-        },
-        None => WorkerState::Waiting {
-            reason: String::new(),
-            message: String::new(),
-        },
-    }
-}
-
-fn container_state(container: &ContainerStatus) -> Option<WorkerState> {
-    let state = container.state.as_ref()?;
-    if let Some(ended) = &state.terminated {
-        return Some(WorkerState::Ended {
-            exit_code: Some(ended.exit_code),
-            reason: ended.reason.clone().unwrap_or_default(),
-            message: ended.message.clone().unwrap_or_default(),
-        });
-    }
-
-    if state.running.is_some() {
-        return Some(WorkerState::Running);
-    }
-
-    let waiting = state.waiting.as_ref()?;
-    Some(WorkerState::Waiting {
-        reason: waiting.reason.clone().unwrap_or_default(),
-        message: waiting.message.clone().unwrap_or_default(),
-    })
-}
-
-fn pod_condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == type_)
 }
 
 fn owner_uid(metadata: &ObjectMeta) -> String {

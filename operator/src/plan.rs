@@ -19,10 +19,12 @@ use crate::{
 
 pub mod failure;
 mod gate;
+mod leftover_jobs;
 pub mod pending;
 mod stage_planner;
 pub mod stages;
 
+use leftover_jobs::find_leftover_jobs;
 use stage_planner::PlanDraft;
 
 /// Plan of one reconciliation.
@@ -76,6 +78,10 @@ pub fn plan_run(
         Ok(resolved) => draft.advance_run(owner, resolved, observed),
     };
 
+    draft.remove.extend(leftover_names(owner, before, observed));
+    draft.remove.sort();
+    draft.remove.dedup();
+
     let mut recorded = draft.status;
     conditions::write_conditions(&mut recorded, &phase, owner.generation, observed);
     // After the conditions, which say whether results are still to come.
@@ -117,12 +123,22 @@ fn plan_ended_run(
 
     ReconcilePlan {
         create: None,
-        remove: Vec::new(),
+        remove: leftover_names(owner, before, observed),
         delete_run: left.is_some_and(|left| left <= 0),
         events: events::diff_statuses(before, &recorded),
         status: recorded,
         requeue_after: left_or_one.into_iter().chain(waits).min(),
     }
+}
+
+fn leftover_names(
+    owner: &RunRef,
+    before: &RecordedStatus,
+    observed: &ObservedState,
+) -> Vec<String> {
+    find_leftover_jobs(before, observed)
+        .map(|job| owner.attempt_name(&job.stage, job.attempt))
+        .collect()
 }
 
 impl ReconcilePlan {

@@ -189,7 +189,7 @@ fn pod_volumes(config_map: &str) -> Vec<Volume> {
 
 fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Container {
     Container {
-        name: "trainer".to_owned(),
+        name: names::TRAINER_CONTAINER.to_owned(),
         image: Some(resolved.image.clone()),
         command: Some(vec!["cnclip".to_owned()]),
         args: Some(vec![

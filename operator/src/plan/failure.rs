@@ -7,7 +7,7 @@ use cnclip_crds::exit_code::TrainerExit;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    observed::{JobState, ObservedJob, WorkerPod, WorkerState},
+    observed::{INIT_CONTAINER_FAILED, JobState, ObservedJob, WorkerPod, WorkerState},
     resolved_run::StatusReason,
 };
 pub use class::{FailureClass, RetryBudget};
@@ -57,6 +57,11 @@ pub fn attempt_failure(
     workers: &[&WorkerPod],
     now: Timestamp,
 ) -> Option<AttemptFailure> {
+    // Kueue preempts a Job by suspending it, which deletes its pods; it admits the same Job again.
+    if job.queued && job.state == JobState::Active {
+        return None;
+    }
+
     let failures: Vec<_> = workers
         .iter()
         .filter_map(|worker| Some((*worker, worker_failure(worker, now)?)))
@@ -158,6 +163,9 @@ fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> Fa
     match (exit_code, reason) {
         // Before the exit code, which is 137 as after any SIGKILL.
         (_, "OOMKilled") => FailureClass::OutOfMemory,
+        // After a restart of the node or of its container runtime, which do not know how the container ended.
+        _ if is_end_unknown(&worker.state) => FailureClass::NodeLost,
+        (None, INIT_CONTAINER_FAILED) => FailureClass::InitContainer,
         // 126 to 128 are the codes of container runtimes for a program that cannot be executed or
         // is not found.
         (_, "StartError" | "ContainerCannotRun") | (Some(126..=128), _) => FailureClass::Image,
@@ -173,6 +181,23 @@ fn classify_exit(worker: &WorkerPod, exit_code: Option<i32>, reason: &str) -> Fa
         (Some(_), _) => FailureClass::Bug,
         (None, _) => FailureClass::NodeRefused,
     }
+}
+
+/// What the kubelet and containerd say of a container that they do not know any more.
+fn is_end_unknown(state: &WorkerState) -> bool {
+    let WorkerState::Ended {
+        exit_code: Some(exit_code),
+        reason,
+        ..
+    } = state
+    else {
+        return false;
+    };
+
+    matches!(
+        (exit_code, reason.as_str()),
+        (137, "ContainerStatusUnknown") | (255, "Unknown")
+    )
 }
 
 /// Failure class of a `DisruptionTarget` condition.
@@ -218,6 +243,9 @@ fn describe_failure(class: FailureClass, worker: &WorkerPod, exit_code: Option<i
             "pod {name} ran out of memory: raise spec.workers.resources.limits.memory, \
              or set microBatchSize of the stage to Auto"
         ),
+        FailureClass::NodeLost if is_end_unknown(&worker.state) => {
+            format!("node {node} or its container runtime was restarted, and with it pod {name}")
+        }
         FailureClass::NodeLost => format!("node {node} of pod {name} stopped answering"),
         FailureClass::Preempted => {
             format!("pod {name} was preempted on node {node} by a pod of higher priority")

@@ -91,7 +91,10 @@ fn container_waiting_reason(
             let node = worker.node.as_deref().unwrap_or("a node");
             (
                 "Starting",
-                format!("worker {index} is being created on {node}"),
+                match message {
+                    "" => format!("worker {index} is being created on {node}"),
+                    _ => format!("worker {index} is being created on {node}: {message}"),
+                },
             )
         }
         reason => (

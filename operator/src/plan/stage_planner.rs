@@ -108,19 +108,20 @@ struct StagePlanner<'a> {
 
 impl StagePlanner<'_> {
     fn advance_stage(mut self) -> Phase {
-        // The deadline covers the whole run, so it is checked before any action of the stage.
-        if let Some(failure) =
-            failed_attempt::deadline_failure(self.resolved, &self.draft.status, self.observed)
-        {
-            return self.record_failure(&failure);
-        }
-
         let action = stages::next_action(
             self.resolved,
             &self.draft.status,
             self.stage_status(),
             self.observed,
         );
+
+        // The deadline covers the whole run, and what is done in time stays done, even if it is noticed late.
+        if action != StageAction::Succeed
+            && let Some(failure) =
+                failed_attempt::deadline_failure(self.resolved, &self.draft.status, self.observed)
+        {
+            return self.record_failure(&failure);
+        }
 
         match action {
             StageAction::Wait(reason) => Phase::Waiting(reason),
@@ -264,13 +265,16 @@ impl StagePlanner<'_> {
     }
 
     fn record_started(&mut self, job: &ObservedJob) {
-        let started = time::to_rfc3339(job.started);
         let stage = self.stage_status_mut();
         stage.attempt = stage.attempt.max(job.attempt);
-        stage.started_at.get_or_insert_with(|| started.clone());
+        // A queue holds the Job back: deadlines count from its admission on.
+        if !job.queued {
+            let started = time::to_rfc3339(job.started);
+            stage.started_at.get_or_insert_with(|| started.clone());
+            self.draft.status.started_at.get_or_insert(started);
+        }
 
         let status = &mut self.draft.status;
-        status.started_at.get_or_insert(started);
         if job.checkpoint.is_some() {
             status.checkpoint.clone_from(&job.checkpoint);
         }

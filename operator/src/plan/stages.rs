@@ -4,10 +4,11 @@
 //! status update neither loses a restart count nor creates a second set of pods.
 
 use cnclip_crds::training::{StageState, StageStatus};
+use k8s_openapi::jiff::Timestamp;
 
 use super::failure::{self, AttemptFailure, FailureClass};
 use crate::{
-    observed::{JobState, ObservedJob, ObservedState},
+    observed::{JobState, ObservedJob, ObservedState, WorkerPod},
     recorded_status::RecordedStatus,
     resolved_run::{ResolvedRun, StatusReason},
     time,
@@ -43,7 +44,7 @@ pub fn next_action(
         // was lost.
         .filter(|job| job.attempt >= stage.attempt);
 
-    if job.is_some_and(|job| job.state == JobState::Complete) {
+    if job.is_some_and(|job| is_complete(job, resolved, observed)) {
         return StageAction::Succeed;
     }
 
@@ -75,6 +76,27 @@ pub fn next_action(
 
     blocking_reason(resolved, recorded, stage, observed)
         .map_or(StageAction::Start(stage.attempt + 1), StageAction::Wait)
+}
+
+/// Whether the Job is complete, or would be but for containers that were injected into its pods: the Job
+/// controller waits for those.
+fn is_complete(job: &ObservedJob, resolved: &ResolvedRun, observed: &ObservedState) -> bool {
+    // Sidecars that end with the trainer need a moment to do so.
+    const SIDECAR_GRACE_SECONDS: i64 = 30;
+    if job.state != JobState::Active {
+        return job.state == JobState::Complete;
+    }
+
+    let waited = |worker: &WorkerPod| {
+        let ended = worker.ended_at.map_or(i64::MAX, Timestamp::as_second);
+        observed.now.as_second().saturating_sub(ended) >= SIDECAR_GRACE_SECONDS
+    };
+
+    let workers = observed.workers_of(job);
+    workers.len() == resolved.workers.replicas as usize
+        && workers
+            .iter()
+            .all(|worker| worker.has_succeeded() && waited(worker))
 }
 
 fn was_active(stage: &StageStatus) -> bool {
@@ -141,13 +163,12 @@ fn blocking_reason(
 #[cfg(test)]
 mod tests {
     use cnclip_crds::common::LastFailure;
-    use k8s_openapi::jiff::Timestamp;
 
     use super::*;
     use crate::{
         cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod},
         manifest_fixtures,
-        observed::{WorkerPod, WorkerState},
+        observed::WorkerState,
         resolve::RunResource,
     };
 
@@ -206,7 +227,74 @@ mod tests {
             ..job_in("align", 1, JobState::Complete)
         };
 
-        let rows: [(&str, StageStatus, Option<LastFailure>, ObservedState, &str); 18] = [
+        let with_sidecar = |seconds, exit_code, reason| ObservedState {
+            workers: vec![WorkerPod {
+                sidecar_running: true,
+                ended_at: Some(time_at(0)),
+                ..worker_pod("align", 1, ended_state(exit_code, reason, ""))
+            }],
+            ..observed(seconds, vec![active_job("align", 1)], &[])
+        };
+
+        let rows: [(&str, StageStatus, Option<LastFailure>, ObservedState, &str); 24] = [
+            (
+                "trainer done, sidecar may still end by itself",
+                stage(Running, 1),
+                None,
+                with_sidecar(29, 0, "Completed"),
+                "watch 1",
+            ),
+            (
+                "trainer done, sidecar keeps the Job active",
+                stage(Running, 1),
+                None,
+                with_sidecar(30, 0, "Completed"),
+                "succeed",
+            ),
+            (
+                "preempted by Kueue, pods of the suspended Job end",
+                stage(Running, 1),
+                None,
+                observed(
+                    0,
+                    vec![ObservedJob {
+                        queued: true,
+                        ..active_job("align", 1)
+                    }],
+                    &[(1, ended_state(75, "Error", ""))],
+                ),
+                "watch 1",
+            ),
+            (
+                "admitted again, a pod of the first admission is still there",
+                stage(Running, 1),
+                None,
+                ObservedState {
+                    workers: vec![
+                        WorkerPod {
+                            deleted_at: Some(time_at(-40)),
+                            ..worker_pod("align", 1, ended_state(75, "Error", ""))
+                        },
+                        worker_pod("align", 1, RUNNING),
+                    ],
+                    ..observed(0, vec![active_job("align", 1)], &[])
+                },
+                "watch 1",
+            ),
+            (
+                "trainer failed, sidecar keeps the Job active",
+                stage(Running, 1),
+                None,
+                with_sidecar(0, 65, "Error"),
+                "fail Data",
+            ),
+            (
+                "failure recorded, a sidecar still holds the GPUs",
+                stage(Starting, 1),
+                failed_at(time_at(0), 1),
+                with_sidecar(9, 137, "Error"),
+                "wait Ending",
+            ),
             (
                 "new run, while the Job of a deleted run of the same name exists",
                 stage(Pending, 0),

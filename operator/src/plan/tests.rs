@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     cluster_fixtures::{active_job, ended_state, job_in, time_at, worker_pod},
     manifest_fixtures,
-    observed::{JobState, WorkerState},
+    observed::{JobState, ObservedJob, WorkerState},
     resolve::RunResource,
 };
 
@@ -403,6 +403,51 @@ fn a_run_that_takes_too_long_is_ended() {
     let late = decide(&run, &recorded, &running(101));
     assert_eq!(why(&late.status, "Failed"), "True DeadlineExceeded");
     assert_eq!(late.remove, ["muge-align-1"]);
+}
+
+#[test]
+fn a_run_that_was_done_in_time_is_not_ended_for_its_deadline() {
+    let run = manifest_fixtures::sample_training_with("/deadlineSeconds", json!(100));
+    let recorded = after(&run, &[at_work(1, "align", 1, WorkerState::Running)]);
+    let late = decide(&run, &recorded, &done(500, "align", 1));
+    assert_eq!(why(&late.status, "Failed"), "False NotFailed");
+    assert_eq!(late.status.stages[0].state, StageState::Succeeded);
+}
+
+#[test]
+fn time_in_a_queue_does_not_count_toward_the_deadline() {
+    let run = manifest_fixtures::sample_training_with("/deadlineSeconds", json!(100));
+    let job = |queued, started| ObservedState {
+        jobs: vec![ObservedJob {
+            queued,
+            started: time_at(started),
+            ..active_job("align", 1)
+        }],
+        ..nothing(started)
+    };
+
+    let recorded = after(&run, &[job(true, 0)]);
+    assert_eq!(recorded.started_at, None);
+    let admitted = decide(&run, &recorded, &job(false, 500)).status;
+    assert_eq!(why(&admitted, "Failed"), "False NotFailed");
+    assert_eq!(admitted.started_at, admitted.stages[0].started_at);
+    assert!(admitted.started_at.is_some());
+}
+
+#[test]
+fn a_run_that_has_ended_leaves_no_job_in_a_queue() {
+    let run = manifest_fixtures::sample_training();
+    let failed = at_work(1, "align", 1, ended_state(78, "Error", ""));
+    let recorded = after(&run, &[failed]);
+    let queued = ObservedState {
+        jobs: vec![ObservedJob {
+            queued: true,
+            ..active_job("align", 1)
+        }],
+        ..nothing(2)
+    };
+
+    assert_eq!(decide(&run, &recorded, &queued).remove, ["muge-align-1"]);
 }
 
 #[test]

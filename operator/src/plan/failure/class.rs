@@ -31,8 +31,10 @@ pub enum FailureClass {
     Evicted,
     /// Rejected or terminated by the kubelet.
     NodeRefused,
-    /// The node is unreachable.
+    /// The node is unreachable, or was restarted.
     NodeLost,
+    /// An init container that was injected into the pod failed.
+    InitContainer,
     /// The pod was deleted.
     PodDeleted,
     /// The Job was deleted.
@@ -56,7 +58,7 @@ pub enum RetryBudget {
 
 impl FailureClass {
     /// Every class, in the order of declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Usage,
         Self::Config,
         Self::Data,
@@ -72,6 +74,7 @@ impl FailureClass {
         Self::Evicted,
         Self::NodeRefused,
         Self::NodeLost,
+        Self::InitContainer,
         Self::PodDeleted,
         Self::JobDeleted,
         Self::StartDeadline,
@@ -96,6 +99,7 @@ impl FailureClass {
             Self::Evicted => "Evicted",
             Self::NodeRefused => "NodeRefused",
             Self::NodeLost => "NodeLost",
+            Self::InitContainer => "InitContainerFailed",
             Self::PodDeleted => "PodDeleted",
             Self::JobDeleted => "JobDeleted",
             Self::StartDeadline => "StartDeadlineExceeded",
@@ -122,6 +126,7 @@ impl FailureClass {
             | Self::Evicted
             | Self::NodeRefused
             | Self::NodeLost
+            | Self::InitContainer
             | Self::PodDeleted
             | Self::JobDeleted => RetryBudget::Infrastructure,
         }

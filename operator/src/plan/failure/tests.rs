@@ -197,6 +197,27 @@ fn every_end_has_its_class_and_its_budget() {
         (
             None,
             false,
+            ended_state(137, "ContainerStatusUnknown", ""),
+            "NodeLost",
+            Infrastructure,
+        ),
+        (
+            None,
+            false,
+            ended_state(255, "Unknown", ""),
+            "NodeLost",
+            Infrastructure,
+        ),
+        (
+            None,
+            false,
+            refused("InitContainerFailed"),
+            "InitContainerFailed",
+            Infrastructure,
+        ),
+        (
+            None,
+            false,
             refused("OutOfcpu"),
             "NodeRefused",
             Infrastructure,
