@@ -15,7 +15,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::shard::ItemId;
 pub use jsonl::JsonlTexts;
-pub use lmdb::{LmdbImages, LmdbTexts};
+pub use lmdb::{LmdbImages, LmdbTexts, PickledPair, parse_pickled_pair};
 pub use split_layout::{OpenCopies, SplitFiles, SplitLocation};
 pub use tsv::TsvImages;
 

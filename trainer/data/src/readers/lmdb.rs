@@ -1,14 +1,14 @@
 //! The reference's LMDB databases: `imgs`, with an image in base64 under each image id, and `pairs`, with a
 //! pickled `(image_id, text_id, text)` under each running number.
 
+mod b_tree;
 mod database;
 mod meta_page;
+mod pickled_pair;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
-
-use serde_pickle::DeOptions;
 
 use super::base64_value::decode_image_value;
 use super::split_layout::{SplitFiles, SplitLocation};
@@ -17,6 +17,7 @@ use super::{DatasetReader, ImageReader, TextReader, TextRecord, ensure_not_empty
 use crate::error::{Error, Result};
 use crate::shard::ItemId;
 use database::LmdbDatabase;
+pub use pickled_pair::{PickledPair, parse_pickled_pair};
 
 /// The key under which the reference stores how many images there are.
 const NUM_IMAGES_KEY: &str = "num_images";
@@ -38,9 +39,10 @@ impl LmdbImages {
     /// If there is none, it is torn, or it holds another number of images than it says.
     pub fn open(path: &Path) -> Result<Self> {
         let database = LmdbDatabase::open(path, NUM_IMAGES_KEY)?;
-        let keys = database.entry_keys()?;
-        let ids: Option<Vec<_>> = keys.iter().map(|key| ItemId::parse(key)).collect();
-        let mut ids = ids.ok_or_else(|| database.damaged_error("it has a key of no bytes"))?;
+        let parse = |key: &[u8]| ItemId::parse(std::str::from_utf8(key).ok()?);
+        let ids: Option<Vec<_>> = database.entry_keys().map(parse).collect();
+        let mut ids =
+            ids.ok_or_else(|| database.damaged_error("it has a key that is no id in UTF-8"))?;
 
         // LMDB orders keys by their bytes, in which "10" comes before "9".
         ids.sort();
@@ -63,11 +65,9 @@ impl ImageReader for LmdbImages {
 
     fn read_image(&mut self, index: usize) -> Result<Vec<u8>> {
         let id = &self.ids[index];
-        let value = self.database.get_with(&id.to_string(), <[u8]>::to_vec)?;
-        let value = value.ok_or_else(|| {
-            self.database
-                .damaged_error(&format!("image {id} was removed"))
-        })?;
+        let value = self.database.get(&id.to_string())?;
+        let value =
+            value.ok_or_else(|| self.database.damaged_error(&format!("it lacks image {id}")))?;
 
         decode_image_value(value, id, || self.location(index))
     }
@@ -77,9 +77,6 @@ impl ImageReader for LmdbImages {
 pub struct LmdbTexts {
     database: LmdbDatabase,
 }
-
-/// The value of an entry of `pairs`.
-type PickledPair = (ItemId, ItemId, String);
 
 impl LmdbTexts {
     /// Opens a database; its pairs are read later.
@@ -92,16 +89,13 @@ impl LmdbTexts {
     }
 
     fn read_pair(&self, number: u64) -> Result<PickledPair> {
-        // A pickle may call any function in Python; this decoder calls none, and refuses one that would.
-        let decode =
-            |bytes: &[u8]| serde_pickle::from_slice::<PickledPair>(bytes, DeOptions::new());
-        let pair = self.database.get_with(&number.to_string(), decode)?;
-        let pair = pair.ok_or_else(|| {
+        let value = self.database.get(&number.to_string())?;
+        let value = value.ok_or_else(|| {
             self.database
                 .damaged_error(&format!("it lacks pair {number}"))
         })?;
 
-        pair.map_err(|error| {
+        parse_pickled_pair(&value).map_err(|error| {
             Error::Data(format!(
                 "{} key {number} is no pickled (image_id, text_id, text): {error}. Build the database again.",
                 self.source()

@@ -22,7 +22,7 @@ fn write_database(folder: &Path, name: &str, entries: &[(String, Vec<u8>)]) {
     let path = folder.join(name);
     std::fs::create_dir(&path).unwrap();
     let mut options = EnvOpenOptions::new();
-    options.map_size(1 << 20);
+    options.map_size(1 << 24);
     // SAFETY: no other process uses the folder.
     let env = unsafe { options.open(&path) }.unwrap();
     let txn = env.write_txn().unwrap();

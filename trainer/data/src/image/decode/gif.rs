@@ -74,7 +74,7 @@ fn place_on_canvas(frame: &Frame<'_>, width: usize, height: usize) -> Vec<u8> {
 }
 
 fn is_gray_ramp(palette: &[[u8; 3]]) -> bool {
-    (0..)
+    (0..=u8::MAX)
         .zip(palette)
         .all(|(index, color)| *color == [index; 3])
 }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::{PNG, golden, pickled_pair, write_database};
 use crate::prepare::{self, PrepareOptions, PreparedDataset, prepare_dataset};
-use crate::readers::DatasetReader;
+use crate::readers::{DatasetReader, LmdbTexts, TextReader};
 use crate::store::Store;
 
 fn options() -> PrepareOptions {
@@ -210,4 +210,60 @@ fn a_database_that_disagrees_with_itself_is_reported_with_what_to_do() {
             }
         }
     }
+}
+
+#[test]
+fn a_database_of_several_levels_is_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    // Texts of more than half a page lie on pages of their own.
+    let words = |number: u64| "猫".repeat(number as usize % 1500 + 1);
+    let count = 1500;
+    let mut pairs: Vec<_> = (0..count)
+        .map(|number| (number.to_string(), pair(7, number, &words(number))))
+        .collect();
+
+    pairs.push(("num_samples".into(), count.to_string().into()));
+    write_database(folder.path(), "pairs", &pairs);
+
+    let mut texts = LmdbTexts::open(&folder.path().join("pairs")).unwrap();
+    let mut found = 0;
+    texts
+        .for_each_text(&mut |record| {
+            assert_eq!(record.text, words(found), "{found}");
+            found += 1;
+            Ok(())
+        })
+        .unwrap();
+
+    assert_eq!(found, count);
+}
+
+#[test]
+fn a_damaged_page_is_reported_and_never_followed() {
+    let folder = copied();
+    let path = folder.path().join("pairs/data.mdb");
+    let whole = std::fs::read(&path).unwrap();
+    let pages = whole.len() / 4096;
+    let mut refused = 0;
+
+    // Every number of every page's header and of its first nodes' places.
+    for page in 2..pages {
+        for field in (0..40).step_by(2) {
+            let mut bytes = whole.clone();
+            let at = page * 4096 + field;
+            bytes[at..at + 2].fill(0xFF);
+            std::fs::write(&path, bytes).unwrap();
+            match prepare_lmdb(folder.path(), None, &Store::in_memory()) {
+                // Some numbers mean nothing, or belong to pages that are free.
+                Ok(_) => {}
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains("pairs"), "{error}");
+                    assert_eq!(error.exit().exit_code(), 65, "{error}");
+                }
+            }
+        }
+    }
+
+    assert!(refused > 10, "{refused}");
 }
