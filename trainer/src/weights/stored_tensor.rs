@@ -89,11 +89,11 @@ impl StoredTensor {
     pub(super) fn concat_rows(tensors: &[StoredTensor]) -> Option<Self> {
         let (&first, rest) = tensors.first()?.shape.split_first()?;
         let agree = |tensor: &StoredTensor| tensor.shape.get(1..) == Some(rest);
-        let rows = tensors[1..]
-            .iter()
-            .map(|tensor| agree(tensor).then(|| tensor.shape[0]));
+        // Checked: tensors without numbers may have axes of any length.
+        let rows = tensors[1..].iter().try_fold(first, |rows, tensor| {
+            agree(tensor).then(|| rows.checked_add(tensor.shape[0]))?
+        })?;
 
-        let rows = rows.sum::<Option<usize>>()? + first;
         let shape = [&[rows], rest].concat();
         Some(Self {
             shape,
@@ -135,19 +135,6 @@ impl StridedBlock {
         self.shape.iter().product()
     }
 
-    /// From the first number to the last, `None` if that is more than there can be.
-    pub(super) fn span_len(&self) -> Option<usize> {
-        let last = self
-            .shape
-            .iter()
-            .zip(&self.strides)
-            .try_fold(0usize, |last, (size, stride)| {
-                last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)
-            });
-
-        last?.checked_add(1)
-    }
-
     fn read_with(&self, reader: &mut TensorReader, values: &mut [f32]) -> Result<()> {
         if self.strides == row_major_strides(&self.shape) {
             return self.read_span(reader, values);
@@ -155,7 +142,7 @@ impl StridedBlock {
 
         // Strided, as a transposed view is saved: reading the whole span once and gathering from memory beats
         // a request to the store for each element.
-        let mut span = vec![0.0; self.span_len().unwrap_or(0)];
+        let mut span = vec![0.0; span_len(&self.shape, &self.strides).unwrap_or(0)];
         self.read_span(reader, &mut span)?;
         for (at, value) in values.iter_mut().enumerate() {
             let mut rest = at;
@@ -177,11 +164,12 @@ impl StridedBlock {
     /// The bytes of its file from the first number to the last.
     ///
     /// # Errors
-    /// If its entry of an archive is not there, or is compressed.
+    /// If its entry of an archive is not there, or is compressed, or ends before the last number.
     pub(super) fn byte_range(&self) -> Result<Range<u64>> {
-        let start = self.file.data_offset(&self.location)?;
-        let span = self.span_len().unwrap_or(0) * dtype_size(self.dtype);
-        Ok(start..start + span as u64)
+        let span = span_len(&self.shape, &self.strides).unwrap_or(0);
+        let length = (span * dtype_size(self.dtype)) as u64;
+        let start = self.file.data_offset(&self.location, length)?;
+        Ok(start..start + length)
     }
 
     /// The numbers as they lie.
@@ -210,11 +198,24 @@ impl StridedBlock {
     }
 }
 
+/// Numbers from the first of an array to the last; `None` if that is more than there can be.
+pub(super) fn span_len(shape: &[usize], strides: &[usize]) -> Option<usize> {
+    let last = shape
+        .iter()
+        .zip(strides)
+        .try_fold(0usize, |last, (size, stride)| {
+            last.checked_add(size.checked_sub(1)?.checked_mul(*stride)?)
+        });
+
+    last?.checked_add(1)
+}
+
 /// The strides of an array that lies in rows without gaps.
 pub(super) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
+        // Saturating: an array without numbers may have axes of any length.
+        strides[axis - 1] = usize::saturating_mul(strides[axis], shape[axis]);
     }
 
     strides

@@ -158,11 +158,11 @@ impl TensorFile {
         }
     }
 
-    /// How many bytes from the beginning something lies.
+    /// How many bytes from the beginning something of this length lies.
     ///
     /// # Errors
-    /// If an entry of an archive is not there, or is compressed.
-    pub(super) fn data_offset(&self, place: &DataLocation) -> Result<u64> {
+    /// If an entry of an archive is not there, is compressed, or ends before it.
+    pub(super) fn data_offset(&self, place: &DataLocation, length: u64) -> Result<u64> {
         let (name, offset) = match place {
             DataLocation::Offset(offset) => return Ok(*offset),
             DataLocation::Entry(name, offset) => (name, offset),
@@ -191,6 +191,15 @@ impl TensorFile {
         let entry = archive
             .by_name(name)
             .map_err(|error| damaged(&error.to_string()))?;
+
+        // Behind the entry lies the next one, whose bytes would be read as numbers.
+        let end = offset.checked_add(length);
+        if end.is_none_or(|end| end > entry.size()) {
+            return Err(damaged(&format!(
+                "has {} bytes, too few for its tensor",
+                entry.size()
+            )));
+        }
 
         // PyTorch stores entries uncompressed, so that a part of a tensor is a range of the file.
         match entry.data_start() {

@@ -70,6 +70,11 @@ impl<R: BufRead> PickleScan<'_, R> {
             b'N' | 0x88 | 0x89 | b')' | b']' | b'}' | b'd' => self.push_leaf(0)?,
             0x8A => {
                 let length = self.take(1)?[0];
+                // candle would shift the bytes of a longer one out of its 64 bits.
+                if length > 8 {
+                    return Err("its pickle has a number of more than 64 bits".into());
+                }
+
                 self.push_leaf(length.into())?;
             }
             b'X' => {
@@ -327,5 +332,8 @@ mod tests {
         for pickle in [&b""[..], b"t.", b"e.", b"s.", b"h\x07.", b"\x95.", b"cabc"] {
             assert!(!error_of(pickle).is_empty(), "{pickle:?}");
         }
+
+        let number = [&b"\x8A\x09"[..], &[1; 9], b"."].concat();
+        assert!(error_of(&number).contains("64 bits"));
     }
 }
