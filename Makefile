@@ -5,13 +5,14 @@ export PYTHONPATH := $(CURDIR)/packaging:$(CURDIR)/tests
 export VERSION := $(shell sed -n '/workspace.package/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 PYTHON := python3 -u
 
-.PHONY: help demo ablation test check lint images cuda cuda-image gpu-check push cluster clean-cluster bed clean-bed
+.PHONY: help demo ablation test check fuzz lint images cuda cuda-image gpu-check push cluster clean-cluster bed clean-bed
 help:
 	@echo "make demo           train and evaluate a small Chinese-CLIP on a new local cluster (KEEP=1 keeps it running,"
 	@echo "                    CLUSTER=current uses the cluster of your kubeconfig instead)"
 	@echo "make ablation       the paper's ablation in miniature: from scratch, without the first stage, in two stages"
 	@echo "make test           all tests, including the end-to-end tests on a new local cluster"
 	@echo "make check          all checks and tests that need neither root nor a cluster"
+	@echo "make fuzz           search one parser for inputs that break it: TARGET=pickle SECONDS=3600 (tests/fuzz/README.md)"
 	@echo "make lint           format, lints, links in the documentation and licenses only"
 	@echo "make images         the images of operator and trainer, as OCI archives in target/images"
 	@echo "make cuda           the trainer for NVIDIA GPUs and its device tests, in target/cuda"
@@ -33,6 +34,22 @@ test:
 
 check:
 	@$(PYTHON) -m suite --no-cluster
+
+# libFuzzer's flags as `cargo fuzz` sets them, without sanitizers, which need a nightly compiler; arithmetic that overflows
+# and debug assertions of dependencies are findings. With --target, so that build scripts are not instrumented.
+SECONDS ?= 60
+FUZZ_HOST := x86_64-unknown-linux-gnu
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Coverflow-checks -Cdebug-assertions
+fuzz:
+	@test -d "tests/fuzz/corpus/$(TARGET)" -a -n "$(TARGET)" || \
+	    { echo "error: set TARGET to one of:" $$(ls tests/fuzz/corpus); exit 64; }
+	@mkdir -p target/fuzz/$(TARGET)/corpus
+	RUSTFLAGS="$(FUZZ_FLAGS)" CNCLIP_FUZZ_TARGET=$(TARGET) cargo run --release --locked --target $(FUZZ_HOST) \
+	    --package cnclip-fuzz --features libfuzzer --bin fuzz -- \
+	    -max_total_time=$(SECONDS) -timeout=30 -rss_limit_mb=6000 -artifact_prefix=target/fuzz/$(TARGET)/ \
+	    $(or $(INPUT),target/fuzz/$(TARGET)/corpus tests/fuzz/corpus/$(TARGET))
 
 lint:
 	cargo fmt --all --check

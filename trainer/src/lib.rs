@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod checkpoint;
+pub mod config_file;
 pub mod device_placement;
 mod duration;
 pub mod error;

@@ -5,12 +5,12 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use cnclip::config_file::read_config;
 use cnclip::error::{Error, Result};
 use cnclip::progress::{ReportOutputs, Reporter, logging::ProcessLog, termination_message};
 use cnclip::{evaluation_job, train};
 use cnclip_crds::exit_code::TrainerExit;
 use cnclip_crds::trainer_config::{EvaluateConfig, RunIdentity, TrainConfig};
-use serde::de::DeserializeOwned;
 
 use super::signals::{self, ProcessStop};
 
@@ -37,22 +37,6 @@ pub(super) fn run_evaluation(file: &Path, listen: Option<String>, log: &ProcessL
     };
 
     read_config(file).map_or_else(fail_before_start, job)
-}
-
-/// Reads a configuration as YAML, of which JSON is a subset. Unknown keys are refused.
-fn read_config<C: DeserializeOwned>(file: &Path) -> Result<C> {
-    let text = std::fs::read_to_string(file).map_err(Error::io_context("read", file))?;
-    let unfit = |error: String| {
-        Error::Config(format!(
-            "{} is not a configuration: {error}",
-            file.display()
-        ))
-    };
-
-    // Through a JSON value, so that errors and number types are the same for both formats.
-    let value: serde_json::Value =
-        serde_norway::from_str(&text).map_err(|error| unfit(error.to_string()))?;
-    serde_json::from_value(value).map_err(|error| unfit(error.to_string()))
 }
 
 /// Runs a job with a reporter, which reports its failure too.

@@ -1,0 +1,71 @@
+//! Weight files: safetensors, PyTorch's archives and streams, and Hugging Face's index of several files.
+
+use std::io::{Cursor, Write};
+
+use cnclip::weights::{DetectedTowers, ModelPart, Weights, list_shard_files, summarize_ignored};
+use cnclip_data::store::Store;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+pub(super) fn safetensors(data: &[u8]) {
+    read_weights("model.safetensors", data);
+}
+
+pub(super) fn pytorch(data: &[u8]) {
+    read_weights("model.pt", data);
+}
+
+/// The pickle of an archive: mutations of a whole archive rarely reach it, because of lengths and checksums.
+pub(super) fn pickle(data: &[u8]) {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    // As PyTorch writes them.
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    for (name, bytes) in [("m/data.pkl", data), ("m/data/0", &[0; 64])] {
+        archive
+            .start_file(name, options)
+            .and_then(|()| Ok(archive.write_all(bytes)?))
+            .expect("an archive in memory takes what is put into it");
+    }
+
+    let archive = archive
+        .finish()
+        .expect("an archive in memory takes what is put into it");
+
+    read_weights("model.pt", &archive.into_inner());
+}
+
+pub(super) fn weights_index(data: &[u8]) {
+    const SHARD: &[u8] = include_bytes!("../../corpus/safetensors/reference.safetensors");
+
+    let names = list_shard_files("memory://index", data);
+    let store = Store::in_memory();
+    super::put(&store, "model.safetensors", SHARD);
+    super::put(&store, "model.safetensors.index.json", data);
+    if let Ok(weights) = Weights::open(&store, "model.safetensors.index.json") {
+        assert!(names.is_ok());
+        read_tensors(&weights);
+    }
+}
+
+fn read_weights(name: &str, data: &[u8]) {
+    let store = Store::in_memory();
+    super::put(&store, name, data);
+    if let Ok(weights) = Weights::open(&store, name) {
+        read_tensors(&weights);
+    }
+}
+
+fn read_tensors(weights: &Weights) {
+    let towers = DetectedTowers::from_weights(weights, None);
+    let _ = (towers.to_string(), towers.model_config());
+    let _ = summarize_ignored(weights, ModelPart::Image);
+
+    for name in weights.tensor_names() {
+        let stored = weights.get(name).expect("it is listed");
+        let _ = stored.dtype_name();
+        if let Ok(tensor) = stored.to_tensor() {
+            assert_eq!(tensor.shape, stored.shape());
+            assert_eq!(tensor.values.len(), stored.element_count());
+        }
+    }
+}
