@@ -13,18 +13,20 @@ use crate::error::Error;
 
 /// The worker that failed, and why. Sent to the other workers as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct WorkerFailure {
-    pub(super) worker: usize,
+pub struct WorkerFailure {
+    /// Index of the worker.
+    pub worker: usize,
     /// All ranks of the worker, or the one that reported its own failure.
-    pub(super) ranks: Range<usize>,
+    pub ranks: Range<usize>,
     /// The step of the failed rank, or of the rank that detected the failure.
-    pub(super) step: u64,
-    pub(super) cause: FailureCause,
+    pub step: u64,
+    /// What is known of why.
+    pub cause: FailureCause,
 }
 
 /// Why a worker counts as failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum FailureCause {
+pub enum FailureCause {
     /// Its control connection was closed without a reason: the process died.
     ConnectionClosed,
     /// No heartbeat for this many seconds: the process hangs, or the network is gone.
@@ -38,7 +40,8 @@ pub(super) enum FailureCause {
 }
 
 impl WorkerFailure {
-    fn to_error(&self) -> Error {
+    /// The error that ends every other worker.
+    pub fn to_error(&self) -> Error {
         let Self {
             worker,
             ranks,
@@ -51,7 +54,7 @@ impl WorkerFailure {
             _ => format!(
                 "worker {worker} (ranks {} to {})",
                 ranks.start,
-                ranks.end - 1
+                ranks.end.saturating_sub(1)
             ),
         };
 
@@ -172,6 +175,16 @@ mod tests {
             step: 17,
             cause,
         }
+    }
+
+    #[test]
+    fn a_failure_of_no_rank_has_a_message() {
+        // As a peer may send it.
+        let error = failure(1, 0..0, FailureCause::LinkBroken).to_error();
+        assert!(
+            error.to_string().starts_with("worker 1 (ranks 0 to 0)"),
+            "{error}"
+        );
     }
 
     #[test]

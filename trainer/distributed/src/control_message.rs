@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::abort_state::WorkerFailure;
+pub use crate::abort_state::{FailureCause, WorkerFailure};
 use crate::topology::WorkerTopology;
 
 /// The longest message. The table of ring addresses is the longest, a few dozen bytes for each worker; the
@@ -14,19 +14,25 @@ const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// Who a worker is. All must have the same of everything but `worker` and `port`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct WorkerHello {
-    pub(super) version: String,
+pub struct WorkerHello {
+    /// Version of cnclip.
+    pub version: String,
     /// UID of the run, or its name.
-    pub(super) run: String,
-    pub(super) stage: String,
-    pub(super) attempt: i32,
-    pub(super) workers: usize,
-    pub(super) devices: usize,
+    pub run: String,
+    /// Name of the stage.
+    pub stage: String,
+    /// Attempt of the stage.
+    pub attempt: i32,
+    /// Processes of the run.
+    pub workers: usize,
+    /// Devices of each.
+    pub devices: usize,
     /// SHA-256 of the configuration.
-    pub(super) config: String,
-    pub(super) worker: usize,
+    pub config: String,
+    /// Index of this process.
+    pub worker: usize,
     /// Where the previous worker of the ring connects to.
-    pub(super) port: u16,
+    pub port: u16,
 }
 
 impl WorkerHello {
@@ -45,11 +51,12 @@ impl WorkerHello {
 /// Hello and refusal keep their names on the wire, because they pass between workers of different
 /// versions; all others follow a hello that was accepted, and so a version that is the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum ControlMessage {
+pub enum ControlMessage {
     /// The first message of a worker to worker 0.
     Hello(WorkerHello),
     /// Worker 0's answer to a worker that it does not accept.
     Refused {
+        /// What does not fit.
         #[serde(rename = "why")]
         reason: String,
         /// Whether a later attempt may be accepted.
@@ -58,11 +65,19 @@ pub(super) enum ControlMessage {
     },
     /// Worker 0's answer once all workers are there: where each one's ring port is, and a random number
     /// that proves to a neighbour that a connection comes from this run.
-    Table { rings: Vec<SocketAddr>, secret: u64 },
+    Table {
+        /// The ring port of each worker.
+        rings: Vec<SocketAddr>,
+        /// The random number.
+        secret: u64,
+    },
     /// The first message of a worker to the next one in the ring.
     Neighbour {
+        /// The number of the table.
         secret: u64,
+        /// Index of the sender.
         worker: usize,
+        /// Which of the connections between the two.
         channel: usize,
     },
     /// The sender is alive.
@@ -74,7 +89,11 @@ pub(super) enum ControlMessage {
 }
 
 impl ControlMessage {
-    pub(super) fn write_to(&self, writer: &mut impl Write) -> Result<()> {
+    /// Writes it in one piece.
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub fn write_to(&self, writer: &mut impl Write) -> Result<()> {
         let text = serde_json::to_vec(self)?;
         let mut bytes = (text.len() as u32).to_le_bytes().to_vec();
         bytes.extend(text);
@@ -82,9 +101,11 @@ impl ControlMessage {
         writer.write_all(&bytes)
     }
 
+    /// Reads the next message.
+    ///
     /// # Errors
     /// If the connection ends, or this is no message.
-    pub(super) fn read_from(reader: &mut impl Read) -> Result<Self> {
+    pub fn read_from(reader: &mut impl Read) -> Result<Self> {
         let mut length = [0; 4];
         reader.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
@@ -92,8 +113,13 @@ impl ControlMessage {
             return Err(Error::from(ErrorKind::InvalidData));
         }
 
-        let mut text = vec![0; length];
-        reader.read_exact(&mut text)?;
+        // Memory is taken for the bytes that come, and not for the length that anybody may declare.
+        let mut text = Vec::new();
+        reader.take(length as u64).read_to_end(&mut text)?;
+        if text.len() < length {
+            return Err(Error::from(ErrorKind::UnexpectedEof));
+        }
+
         serde_json::from_slice(&text).map_err(Error::from)
     }
 }

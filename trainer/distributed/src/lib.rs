@@ -42,7 +42,7 @@
 mod abort_state;
 mod communicator;
 mod control;
-mod control_message;
+pub mod control_message;
 mod device_group;
 pub mod error;
 mod failure_reporter;

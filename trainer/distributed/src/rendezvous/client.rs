@@ -38,7 +38,8 @@ pub(super) fn connect_to_coordinator(
         }
 
         match read_first_message(&stream) {
-            Ok(ControlMessage::Table { rings, secret }) => {
+            // A table of another number of workers is none of this run: what listens there is no worker 0 of it.
+            Ok(ControlMessage::Table { rings, secret }) if rings.len() == hello.workers => {
                 return peers_from_table(stream, rings, secret);
             }
             Ok(ControlMessage::Refused { reason, retryable }) => {

@@ -185,3 +185,31 @@ fn a_worker_that_is_to_stop_waits_no_longer() {
         );
     }
 }
+
+#[test]
+fn a_table_of_another_number_of_workers_is_not_followed() {
+    let address = coordinator();
+    let listener = std::net::TcpListener::bind(&address).unwrap();
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let started = Instant::now();
+            // Long enough for the first answer, which is followed by none.
+            let stop = || started.elapsed() > Duration::from_secs(1);
+            LocalRanks::join_rendezvous(&address, hello(1), &stop)
+        });
+
+        let (stream, _) = listener.accept().unwrap();
+        ControlMessage::read_from(&mut &stream).unwrap();
+        let table = ControlMessage::Table {
+            rings: vec![],
+            secret: 7,
+        };
+
+        table.write_to(&mut &stream).unwrap();
+        let error = worker.join().unwrap().unwrap_err();
+        assert!(
+            error.to_string().contains("stopped while waiting"),
+            "{error}"
+        );
+    });
+}
