@@ -21,17 +21,17 @@ pub struct FuzzTarget {
     pub name: &'static str,
     /// How much memory an input may take.
     pub memory: MemoryBound,
-    /// Gives an input to the parser and checks what it promises.
-    pub check: fn(&[u8]),
+    /// Gives an input to the parser and checks what it promises; says whether the parser took it.
+    pub check: fn(&[u8]) -> bool,
 }
 
 impl FuzzTarget {
-    /// Runs one input within the memory bound.
+    /// Runs one input within the memory bound; says whether the parser took it.
     ///
     /// # Panics
     /// If the parser breaks a promise. Aborts if it allocates more than the machine has.
-    pub fn run(&self, data: &[u8]) {
-        memory::assert_bounded(self.memory, data, self.check);
+    pub fn run(&self, data: &[u8]) -> bool {
+        memory::assert_bounded(self.memory, data, self.check)
     }
 }
 

@@ -36,11 +36,11 @@ impl MemoryBound {
 ///
 /// # Panics
 /// If the peak is above it.
-pub(super) fn assert_bounded(bound: MemoryBound, data: &[u8], check: fn(&[u8])) {
+pub(super) fn assert_bounded(bound: MemoryBound, data: &[u8], check: fn(&[u8]) -> bool) -> bool {
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
 
-    check(data);
+    let is_taken = check(data);
 
     let taken = ALLOCATOR.peak_usage().saturating_sub(before);
     let allowed = bound.fixed + bound.per_byte * data.len();
@@ -49,4 +49,6 @@ pub(super) fn assert_bounded(bound: MemoryBound, data: &[u8], check: fn(&[u8])) 
         "an input of {} bytes took {taken} bytes of memory, allowed are {allowed}",
         data.len()
     );
+
+    is_taken
 }

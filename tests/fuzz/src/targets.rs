@@ -4,6 +4,8 @@ mod checkpoints;
 mod configurations;
 mod features;
 mod images;
+mod network;
+mod operator;
 mod readers;
 mod shards;
 mod tokenizer;
@@ -46,9 +48,16 @@ pub const TARGETS: &[FuzzTarget] = &[
     parser("manifest", checkpoints::manifest),
     parser("state", checkpoints::state),
     parser("history", checkpoints::history),
+    parser("training", operator::training),
+    parser("evaluation", operator::evaluation),
+    parser("report", operator::report),
+    parser("control_message", network::control_message),
+    parser("uri", network::uri),
+    parser("final_checkpoint", checkpoints::final_checkpoint),
+    parser("class_files", features::class_files),
 ];
 
-const fn parser(name: &'static str, check: fn(&[u8])) -> FuzzTarget {
+const fn parser(name: &'static str, check: fn(&[u8]) -> bool) -> FuzzTarget {
     FuzzTarget {
         name,
         memory: MemoryBound::PARSER,
@@ -73,9 +82,9 @@ fn put(store: &Store, name: &str, data: &[u8]) {
 }
 
 /// Passes the path of a file with these bytes, for parsers that read from a path. The file is alone in its folder.
-fn with_file(name: &str, data: &[u8], read: impl FnOnce(&Path)) {
+fn with_file(name: &str, data: &[u8], read: impl FnOnce(&Path) -> bool) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let path = folder.path().join(name);
     std::fs::write(&path, data).expect("a temporary file can be written");
-    read(&path);
+    read(&path)
 }

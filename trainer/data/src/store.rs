@@ -34,6 +34,7 @@ use request::Request;
 use retry::RequestRetry;
 pub use runtime::block_on;
 pub use upload::ObjectWriter;
+pub use uri::StoreLocation;
 
 /// Larger objects are transferred in parts of this size, so that no single request can take long: a timeout then
 /// means that the store is slow, not that the object is large.

@@ -107,13 +107,14 @@ impl TrainingHistory {
         let best = best_recalls(&self.points).map(|(step, _)| step);
         // A quarter of the limit for points with and for points without a recall: half of it is
         // left, so thinning is rare.
-        let distance = (last - first) / (MAX_POINTS as i64 / 4) + 1;
+        // Saturating: steps are read from a file, which may hold any number.
+        let distance = last.saturating_sub(first) / (MAX_POINTS as i64 / 4) + 1;
         let mut due = [first; 2];
         self.points.retain(|point| {
             let due = &mut due[usize::from(point.recalls.is_some())];
             let keep = point.step >= *due || point.step == last || Some(point.step) == best;
             if keep {
-                *due = point.step + distance;
+                *due = point.step.saturating_add(distance);
             }
 
             keep
@@ -257,6 +258,19 @@ mod tests {
             "{:?}",
             gaps.iter().max()
         );
+    }
+
+    #[test]
+    fn steps_of_any_distance_are_thinned() {
+        let step = |n: i64| format!("{{\"step\":{}}}\n", i64::MIN + n);
+        let text: String = (0..MAX_POINTS as i64).map(step).collect();
+        let mut history = TrainingHistory::from_jsonl(&text);
+        history.push(&ProgressReport {
+            step: i64::MAX,
+            ..ProgressReport::default()
+        });
+
+        assert_eq!(steps(&history), [i64::MIN, i64::MAX]);
     }
 
     #[test]

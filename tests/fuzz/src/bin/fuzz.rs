@@ -19,4 +19,6 @@ static TARGET: LazyLock<&FuzzTarget> = LazyLock::new(|| {
     })
 });
 
-fuzz_target!(|data: &[u8]| TARGET.run(data));
+fuzz_target!(|data: &[u8]| {
+    TARGET.run(data);
+});

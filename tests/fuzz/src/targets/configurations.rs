@@ -7,18 +7,21 @@ use cnclip_data::store::Store;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(super) fn train_config(data: &[u8]) {
-    if let Some(config) = parse_and_write::<TrainConfig>(data) {
-        if config.problems().is_empty() {
-            assert!(config.world.rank_count() > 0);
-        }
+pub(super) fn train_config(data: &[u8]) -> bool {
+    let Some(config) = parse_and_write::<TrainConfig>(data) else {
+        return false;
+    };
+
+    if config.problems().is_empty() {
+        assert!(config.world.rank_count() > 0);
     }
+
+    true
 }
 
-pub(super) fn evaluate_config(data: &[u8]) {
-    if let Some(config) = parse_and_write::<EvaluateConfig>(data) {
-        let _ = config.problems();
-    }
+pub(super) fn evaluate_config(data: &[u8]) -> bool {
+    let config = parse_and_write::<EvaluateConfig>(data);
+    config.is_some_and(|config| config.problems().is_empty())
 }
 
 /// The configuration, which is the same after it was written and read.
@@ -34,10 +37,13 @@ fn parse_and_write<C: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug
 }
 
 /// The reference's `config.json` next to published weights.
-pub(super) fn model_config(data: &[u8]) {
+pub(super) fn model_config(data: &[u8]) -> bool {
     let store = Store::in_memory();
     super::put(&store, reference_config::CONFIG_FILE, data);
-    if let Ok(model) = reference_config::read_model_config(&store) {
-        assert_eq!(model.validation_error(), None);
-    }
+    let Ok(model) = reference_config::read_model_config(&store) else {
+        return false;
+    };
+
+    assert_eq!(model.validation_error(), None);
+    true
 }

@@ -8,9 +8,9 @@ use cnclip_data::image::preprocess::augment_into;
 /// Smaller than a tower's, so that most of the time goes into decoding.
 const SIDE: usize = 16;
 
-pub(super) fn image(data: &[u8]) {
+pub(super) fn image(data: &[u8]) -> bool {
     let Ok(image) = decode_image(data) else {
-        return;
+        return false;
     };
 
     let pixels = image.width * image.height;
@@ -45,4 +45,6 @@ pub(super) fn image(data: &[u8]) {
             assert_eq!(first, planes());
         }
     }
+
+    true
 }

@@ -8,64 +8,69 @@ use cnclip_data::readers::{
 
 use super::with_file;
 
-pub(super) fn jsonl_texts(data: &[u8]) {
+pub(super) fn jsonl_texts(data: &[u8]) -> bool {
     with_file("texts.jsonl", data, |path| {
         let mut texts = JsonlTexts::open(path).expect("the file is there");
-        read_texts(&mut texts);
-    });
+        read_texts(&mut texts)
+    })
 }
 
-pub(super) fn tsv_images(data: &[u8]) {
+pub(super) fn tsv_images(data: &[u8]) -> bool {
     with_file("imgs.tsv", data, |path| {
-        if let Ok(mut images) = TsvImages::open(path) {
-            read_images(&mut images, data.len());
-        }
-    });
+        let images = TsvImages::open(path);
+        images.is_ok_and(|mut images| read_images(&mut images, data.len()))
+    })
 }
 
-pub(super) fn lmdb_images(data: &[u8]) {
+pub(super) fn lmdb_images(data: &[u8]) -> bool {
     with_file("data.mdb", data, |path| {
-        if let Ok(mut images) = LmdbImages::open(folder_of(path)) {
-            read_images(&mut images, data.len());
-        }
-    });
+        let images = LmdbImages::open(folder_of(path));
+        images.is_ok_and(|mut images| read_images(&mut images, data.len()))
+    })
 }
 
-pub(super) fn lmdb_texts(data: &[u8]) {
+pub(super) fn lmdb_texts(data: &[u8]) -> bool {
     with_file("data.mdb", data, |path| {
-        if let Ok(mut texts) = LmdbTexts::open(folder_of(path)) {
-            read_texts(&mut texts);
-        }
-    });
+        let texts = LmdbTexts::open(folder_of(path));
+        texts.is_ok_and(|mut texts| read_texts(&mut texts))
+    })
 }
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().expect("a file lies in a folder")
 }
 
-fn read_texts(texts: &mut dyn TextReader) {
-    let mut last = None;
-    let _ = texts.for_each_text(&mut |record| {
-        last = Some(record.number);
+/// Reads all texts; says whether there is one, and no error.
+fn read_texts(texts: &mut dyn TextReader) -> bool {
+    let mut count = 0;
+    let read = texts.for_each_text(&mut |_| {
+        count += 1;
         Ok(())
     });
+
+    read.is_ok() && count > 0
 }
 
-/// Reads all images, whose ids ascend and whose bytes are no more than the file has.
-fn read_images(images: &mut dyn ImageReader, file_bytes: usize) {
+/// Reads all images, whose ids ascend and whose bytes are no more than the file has; says whether one can be read.
+fn read_images(images: &mut dyn ImageReader, file_bytes: usize) -> bool {
     let ids = images.ids().to_vec();
     assert!(!ids.is_empty());
     assert!(ids.is_sorted_by(|a, b| a < b));
 
+    let mut is_any_read = false;
     for (index, id) in ids.iter().enumerate() {
         assert!(images.contains(id));
         if let Ok(image) = images.read_image(index) {
             assert!(image.len() <= file_bytes);
+            is_any_read = true;
         }
     }
+
+    is_any_read
 }
 
-pub(super) fn pickled_pair(data: &[u8]) {
+pub(super) fn pickled_pair(data: &[u8]) -> bool {
     let pair = parse_pickled_pair(data);
     assert_eq!(pair, parse_pickled_pair(data));
+    pair.is_ok()
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use cnclip_data::shard::{Dataset, INDEX_FILE, SampleLabel, ShardIndex, read_tar};
 use cnclip_data::store::Store;
 
-pub(super) fn tar(data: &[u8]) {
+pub(super) fn tar(data: &[u8]) -> bool {
     let bytes = Bytes::copy_from_slice(data);
     let contents = read_tar(&bytes);
 
@@ -22,6 +22,7 @@ pub(super) fn tar(data: &[u8]) {
     assert_eq!(contents.unused_files, again.unused_files);
 
     assert_written_tar_is_read(data);
+    !contents.samples.is_empty()
 }
 
 /// What a tar holds is what was put into it.
@@ -43,7 +44,7 @@ fn assert_written_tar_is_read(image: &[u8]) {
     assert_eq!(contents.samples[0].image, image);
 }
 
-pub(super) fn shard_index(data: &[u8]) {
+pub(super) fn shard_index(data: &[u8]) -> bool {
     let store = Store::in_memory();
     super::put(&store, INDEX_FILE, data);
     let is_read = Dataset::new(store.clone()).is_ok();
@@ -51,16 +52,14 @@ pub(super) fn shard_index(data: &[u8]) {
     // No mutation hits the right sums and digest: they are made here.
     let Ok(index) = serde_json::from_slice::<ShardIndex>(data) else {
         assert!(!is_read);
-        return;
+        return false;
     };
 
     let remade = ShardIndex::new(index.shards, index.loose_texts);
-    if remade.write_to(&store).is_err() {
-        return;
-    }
-
+    let written = remade.write_to(&store);
+    written.expect("a store in memory takes every object");
     let Ok(dataset) = Dataset::new(store) else {
-        return;
+        return false;
     };
 
     let index = dataset.index();
@@ -72,9 +71,10 @@ pub(super) fn shard_index(data: &[u8]) {
     }
 
     let _ = dataset.read_loose_texts();
+    true
 }
 
-pub(super) fn label(data: &[u8]) {
+pub(super) fn label(data: &[u8]) -> bool {
     let label = SampleLabel::parse_label(Some(data), None);
     assert_eq!(label, SampleLabel::parse_label(Some(data), None));
     // A caption next to the same JSON only adds what that lacks.
@@ -86,4 +86,6 @@ pub(super) fn label(data: &[u8]) {
         assert_eq!(caption.texts.len(), 1);
         assert!(caption.texts[0].text.len() <= data.len());
     }
+
+    label.is_ok_and(|label| !label.texts.is_empty())
 }

@@ -6,18 +6,19 @@ use cnclip_data::tokenizer::{Tokenizer, Vocabulary, normalize_dataset_text};
 const VOCABULARY: &str =
     "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n##a\nab\n##b\nbc\n##c\n猫\n狗\n##狗\n!\n$\n1\n##2\né\ne\n";
 
-pub(super) fn vocabulary(data: &[u8]) {
+pub(super) fn vocabulary(data: &[u8]) -> bool {
     let Ok(vocabulary) = Vocabulary::from_bytes(data) else {
-        return;
+        return false;
     };
 
     let size = vocabulary.vocab_size();
     let tokenizer = Tokenizer::new(vocabulary);
     let ids = tokenizer.encode("a猫 ab12 [CLS] ##a éè", 32);
     assert!(ids.iter().all(|&id| (id as usize) < size));
+    true
 }
 
-pub(super) fn text(data: &[u8]) {
+pub(super) fn text(data: &[u8]) -> bool {
     let vocabulary = Vocabulary::from_bytes(VOCABULARY.as_bytes()).expect("it has all tokens");
     let size = vocabulary.vocab_size() as u32;
     let tokenizer = Tokenizer::new(vocabulary);
@@ -40,4 +41,6 @@ pub(super) fn text(data: &[u8]) {
         3,
         "where each text begins, and the end"
     );
+
+    whole.len() > 2
 }

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::multipart::MultipartClient;
 use super::retry::{DEFAULT_OUTAGE, RequestRetry};
-use super::uri::{StoreLocation, invalid_uri, parse_uri};
+use super::uri::{StoreLocation, invalid_uri};
 use super::{Cancellation, Store};
 use crate::error::{Error, Result, StoreError, StoreVerb};
 use crate::redact::redact_uri;
@@ -63,7 +63,7 @@ pub(super) fn open_uri(
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Store> {
     let environment = StoreEnvironment::read(environment);
-    let (scheme, root, prefix) = match parse_uri(uri)? {
+    let (scheme, root, prefix) = match StoreLocation::parse(uri)? {
         StoreLocation::Folder(folder) => return open_local_folder(&folder, uri),
         StoreLocation::Objects {
             scheme,

@@ -11,15 +11,25 @@ use crate::error::{Error, Result};
 use crate::redact::redact_uri;
 
 /// What a URI names.
+///
+/// ```
+/// use cnclip_data::store::StoreLocation;
+///
+/// let location = StoreLocation::parse("s3://bucket/data/muge/")?;
+/// assert!(matches!(location, StoreLocation::Objects { prefix, .. } if prefix.as_ref() == "data/muge"));
+/// # Ok::<(), cnclip_data::error::Error>(())
+/// ```
 #[derive(Debug)]
-pub(super) enum StoreLocation {
+pub enum StoreLocation {
     /// A folder of this machine, absolute.
     Folder(PathBuf),
     /// A prefix in a bucket, a container or a web server.
     Objects {
+        /// The kind of store.
         scheme: ObjectStoreScheme,
         /// The URI without the prefix.
         root: Url,
+        /// The prefix.
         prefix: Path,
     },
 }
@@ -28,19 +38,23 @@ pub(super) enum StoreLocation {
 /// percent-encoded, and `#` and `?` are characters like any other.
 const OBJECT_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
 
-/// # Errors
-/// If the URI has no scheme that is known, or names no place in it; if it carries credentials.
-pub(super) fn parse_uri(uri: &str) -> Result<StoreLocation> {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return parse_path(uri);
-    };
+impl StoreLocation {
+    /// Splits a URI or a path. Follows symbolic links of a path, and looks at nothing else.
+    ///
+    /// # Errors
+    /// If the URI has no scheme that is known, or names no place in it; if it carries credentials.
+    pub fn parse(uri: &str) -> Result<Self> {
+        let Some((scheme, rest)) = uri.split_once("://") else {
+            return parse_path(uri);
+        };
 
-    let scheme = scheme.to_ascii_lowercase();
-    match scheme.as_str() {
-        "file" => parse_file_uri(uri, rest),
-        "http" | "https" => parse_web_uri(uri),
-        known if OBJECT_SCHEMES.contains(&known) => parse_object_uri(uri, &scheme, rest),
-        _ => Err(invalid_uri(uri, "its scheme is not one we read")),
+        let scheme = scheme.to_ascii_lowercase();
+        match scheme.as_str() {
+            "file" => parse_file_uri(uri, rest),
+            "http" | "https" => parse_web_uri(uri),
+            known if OBJECT_SCHEMES.contains(&known) => parse_object_uri(uri, &scheme, rest),
+            _ => Err(invalid_uri(uri, "its scheme is not one we read")),
+        }
     }
 }
 
@@ -180,7 +194,7 @@ mod tests {
     use super::*;
 
     fn key_of(uri: &str) -> (String, String) {
-        match parse_uri(uri).unwrap() {
+        match StoreLocation::parse(uri).unwrap() {
             StoreLocation::Objects { root, prefix, .. } => (root.to_string(), prefix.to_string()),
             StoreLocation::Folder(folder) => (String::new(), folder.display().to_string()),
         }
@@ -265,7 +279,7 @@ mod tests {
         ];
 
         for (uri, words) in table {
-            let error = parse_uri(uri).unwrap_err();
+            let error = StoreLocation::parse(uri).unwrap_err();
             let text = error.to_string();
             assert_eq!(error.exit().exit_code(), 78, "{text}");
             assert!(text.contains("Expected s3://bucket/prefix"), "{text}");

@@ -63,7 +63,11 @@ impl PreparedZeroShot {
         Self::from_store(name, config, Store::open(&config.dataset)?)
     }
 
-    pub(super) fn from_store(name: &str, config: &ZeroShotConfig, store: Store) -> Result<Self> {
+    /// The same with the data set in this store.
+    ///
+    /// # Errors
+    /// As [`PreparedZeroShot::from_config`].
+    pub fn from_store(name: &str, config: &ZeroShotConfig, store: Store) -> Result<Self> {
         let defaults = config.preset.map(|preset| preset.defaults());
         let default_metric = defaults.map_or(Metric::Accuracy, |defaults| defaults.primary_metric);
         let primary_metric = config.metric.unwrap_or(default_metric);
