@@ -1,6 +1,7 @@
 //! A violated constraint of a configuration field.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// A violated constraint: the path of the field, and what is wrong with its value.
 ///
@@ -44,24 +45,48 @@ impl fmt::Display for FieldProblem {
     }
 }
 
-/// Lower bound of an integer field.
-pub(crate) struct Minimum {
+/// Bounds of an integer field.
+pub(crate) struct Bounds {
     pub(crate) path: &'static str,
     // Wide enough for both i32 and i64 fields, so that one table holds the rules of all.
     pub(crate) value: i64,
-    pub(crate) minimum: i64,
+    pub(crate) allowed: RangeInclusive<i64>,
 }
 
-impl Minimum {
-    pub(crate) fn new(path: &'static str, value: impl Into<i64>, minimum: i64) -> Self {
+impl Bounds {
+    pub(crate) fn at_least(path: &'static str, value: impl Into<i64>, minimum: i64) -> Self {
+        Self::within(path, value, minimum..=i64::MAX)
+    }
+
+    pub(crate) fn within(
+        path: &'static str,
+        value: impl Into<i64>,
+        allowed: RangeInclusive<i64>,
+    ) -> Self {
         Self {
             path,
             value: value.into(),
-            minimum,
+            allowed,
         }
     }
 
-    pub(crate) fn is_violated(&self) -> bool {
-        self.value < self.minimum
+    /// The problem of a value outside of them.
+    pub(crate) fn problem(&self) -> Option<FieldProblem> {
+        let Self {
+            path,
+            value,
+            allowed,
+        } = self;
+
+        let bound = match value {
+            value if value < allowed.start() => format!("at least {}", allowed.start()),
+            value if value > allowed.end() => format!("at most {}", allowed.end()),
+            _ => return None,
+        };
+
+        Some(FieldProblem::new(
+            *path,
+            format!("is {value}; it must be {bound}"),
+        ))
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     defaults,
-    field_problem::{FieldProblem, Minimum},
+    field_problem::{Bounds, FieldProblem},
 };
 pub use presets::Architecture;
 
@@ -49,14 +49,15 @@ impl ModelConfig {
     /// );
     /// ```
     pub fn problems(&self) -> Vec<FieldProblem> {
-        // The CRD schema has the same limits, but trainer configurations are also written by hand.
-        let minimums = [
-            Minimum::new("embedDim", self.embed_dim, 1),
-            Minimum::new("image.resolution", self.image.resolution, 1),
+        // The CRD schema has the same limits, but trainer configurations are also written by hand, and hubs have
+        // configurations of anybody. A number of layers alone could take all memory.
+        let bounds = [
+            Bounds::within("embedDim", self.embed_dim, 1..=4096),
+            Bounds::within("image.resolution", self.image.resolution, 1..=1024),
         ];
 
-        let mut problems = minimum_problems(&minimums);
-        problems.extend(self.text.minimum_problems());
+        let mut problems = bounds_problems(&bounds);
+        problems.extend(self.text.bounds_problems());
         problems.extend(self.image.problems());
         problems.extend(self.text.dropout_problem());
         problems.extend(self.text.heads_problem());
@@ -103,14 +104,8 @@ impl std::fmt::Display for TextTower {
     }
 }
 
-fn minimum_problems(minimums: &[Minimum]) -> Vec<FieldProblem> {
-    let violated = minimums.iter().filter(|rule| rule.is_violated());
-    let problem = |rule: &Minimum| {
-        let message = format!("is {}; it must be at least {}", rule.value, rule.minimum);
-        FieldProblem::new(rule.path, message)
-    };
-
-    violated.map(problem).collect()
+fn bounds_problems(bounds: &[Bounds]) -> Vec<FieldProblem> {
+    bounds.iter().filter_map(Bounds::problem).collect()
 }
 
 /// A field that must be a multiple of `divisor`, which the message calls `divisor_name`. No problem with a
@@ -179,14 +174,14 @@ impl VitConfig {
     fn problems(&self, resolution: i32) -> Vec<FieldProblem> {
         let patch = self.patch_size;
         let head = self.head_width;
-        let minimums = [
-            Minimum::new("image.vit.layers", self.layers, 1),
-            Minimum::new("image.vit.width", self.width, 1),
-            Minimum::new("image.vit.patchSize", patch, 1),
-            Minimum::new("image.vit.headWidth", head, 1),
+        let bounds = [
+            Bounds::within("image.vit.layers", self.layers, 1..=128),
+            Bounds::within("image.vit.width", self.width, 1..=8192),
+            Bounds::within("image.vit.patchSize", patch, 1..=128),
+            Bounds::within("image.vit.headWidth", head, 1..=256),
         ];
 
-        let mut problems = minimum_problems(&minimums);
+        let mut problems = bounds_problems(&bounds);
         problems.extend(multiple_problem(
             "image.resolution",
             resolution,
@@ -219,13 +214,14 @@ pub struct ResnetConfig {
 
 impl ResnetConfig {
     fn problems(&self, resolution: i32) -> Vec<FieldProblem> {
-        if self.layers.len() != 4 || self.layers.iter().any(|&layers| layers < 1) {
-            let message = "must be four numbers of at least 1";
+        let is_depth = |layers: &i32| (1..=128).contains(layers);
+        if self.layers.len() != 4 || !self.layers.iter().all(is_depth) {
+            let message = "must be four numbers of 1 to 128";
             return vec![FieldProblem::new("image.resnet.layers", message)];
         }
 
         let path = "image.resnet.width";
-        let mut problems = minimum_problems(&[Minimum::new(path, self.width, 2)]);
+        let mut problems = bounds_problems(&[Bounds::within(path, self.width, 2..=1024)]);
         // The stem's first two convolutions have half the width; the tower halves the resolution five times.
         problems.extend(multiple_problem(path, self.width, "two halves", 2));
         let path = "image.resolution";
@@ -269,18 +265,18 @@ pub struct TextTower {
 }
 
 impl TextTower {
-    fn minimum_problems(&self) -> Vec<FieldProblem> {
-        minimum_problems(&[
+    fn bounds_problems(&self) -> Vec<FieldProblem> {
+        bounds_problems(&[
             // The four special tokens [PAD], [UNK], [CLS] and [SEP].
-            Minimum::new("text.vocabSize", self.vocab_size, 4),
-            Minimum::new("text.layers", self.layers, 1),
-            Minimum::new("text.width", self.width, 1),
-            Minimum::new("text.heads", self.heads, 1),
-            Minimum::new("text.intermediate", self.intermediate, 1),
+            Bounds::within("text.vocabSize", self.vocab_size, 4..=1_000_000),
+            Bounds::within("text.layers", self.layers, 1..=128),
+            Bounds::within("text.width", self.width, 1..=8192),
+            Bounds::within("text.heads", self.heads, 1..=128),
+            Bounds::within("text.intermediate", self.intermediate, 1..=32_768),
             // [CLS], one token and [SEP] are the shortest text.
-            Minimum::new("text.positions", self.positions, 3),
-            Minimum::new("text.hiddenDropoutPercent", self.hidden_dropout_percent, 0),
-            Minimum::new(
+            Bounds::within("text.positions", self.positions, 3..=8192),
+            Bounds::at_least("text.hiddenDropoutPercent", self.hidden_dropout_percent, 0),
+            Bounds::at_least(
                 "text.attentionDropoutPercent",
                 self.attention_dropout_percent,
                 0,

@@ -3,7 +3,7 @@
 
 use super::{DistributedConfig, EvaluateConfig, TrainConfig, TrainingLength};
 use crate::{
-    field_problem::{FieldProblem, Minimum},
+    field_problem::{Bounds, FieldProblem},
     stage::{FrozenTower, MicroBatch},
 };
 
@@ -37,7 +37,7 @@ impl TrainConfig {
         let model = self.model.problems().into_iter();
         let model = model.map(|problem| problem.nested_in("model"));
 
-        let mut problems = self.minimum_problems();
+        let mut problems = self.bounds_problems();
         problems.extend(skipped_percent_problem(self.max_skipped_percent));
         problems.extend(self.world.problems());
         problems.extend(self.batch_size_problem());
@@ -50,33 +50,33 @@ impl TrainConfig {
         problems
     }
 
-    fn minimum_problems(&self) -> Vec<FieldProblem> {
+    fn bounds_problems(&self) -> Vec<FieldProblem> {
         let length = match self.length {
-            TrainingLength::Epochs(epochs) => Minimum::new("epochs", epochs, 1),
-            TrainingLength::Steps(steps) => Minimum::new("steps", steps, 1),
+            TrainingLength::Epochs(epochs) => Bounds::at_least("epochs", epochs, 1),
+            TrainingLength::Steps(steps) => Bounds::at_least("steps", steps, 1),
         };
 
-        let mut minimums = vec![
+        let mut bounds = vec![
             length,
-            Minimum::new("globalBatchSize", self.global_batch_size, 2),
-            Minimum::new("maxSkippedSteps", self.max_skipped_steps, 0),
-            Minimum::new("optimizer.warmupSteps", self.optimizer.warmup_steps, 0),
-            Minimum::new("checkpoint.everySteps", self.checkpoint.every_steps, 1),
-            Minimum::new("checkpoint.everySeconds", self.checkpoint.every_seconds, 1),
-            Minimum::new("checkpoint.keep", self.checkpoint.keep, 1),
-            Minimum::new("reportEverySteps", self.report_every_steps, 1),
+            Bounds::within("globalBatchSize", self.global_batch_size, 2..=4_194_304),
+            Bounds::at_least("maxSkippedSteps", self.max_skipped_steps, 0),
+            Bounds::at_least("optimizer.warmupSteps", self.optimizer.warmup_steps, 0),
+            Bounds::at_least("checkpoint.everySteps", self.checkpoint.every_steps, 1),
+            Bounds::at_least("checkpoint.everySeconds", self.checkpoint.every_seconds, 1),
+            Bounds::at_least("checkpoint.keep", self.checkpoint.keep, 1),
+            Bounds::at_least("reportEverySteps", self.report_every_steps, 1),
         ];
 
         if let Some(micro_batch_size) = self.fixed_micro_batch_size() {
-            minimums.push(Minimum::new("microBatchSize", micro_batch_size, 1));
+            bounds.push(Bounds::at_least("microBatchSize", micro_batch_size, 1));
         }
 
         if let Some(validation) = &self.validation {
             let interval = validation.every_steps;
-            minimums.push(Minimum::new("validation.everySteps", interval, 1));
+            bounds.push(Bounds::at_least("validation.everySteps", interval, 1));
         }
 
-        minimums.iter().filter_map(minimum_problem).collect()
+        bounds.iter().filter_map(bounds_problem).collect()
     }
 
     fn fixed_micro_batch_size(&self) -> Option<i32> {
@@ -184,6 +184,16 @@ impl DistributedConfig {
             return vec![FieldProblem::new("world", message)];
         }
 
+        let bounds = [
+            Bounds::within("world.replicas", *replicas, 1..=4096),
+            Bounds::within("world.devices", *devices, 1..=64),
+        ];
+
+        let problems: Vec<_> = bounds.iter().filter_map(bounds_problem).collect();
+        if !problems.is_empty() {
+            return problems;
+        }
+
         let coordinator = self.coordinator.as_deref().unwrap_or_default();
         // One worker connects to nobody, so that any address is accepted.
         if *replicas == 1 || is_host_and_port(coordinator) {
@@ -206,26 +216,22 @@ impl EvaluateConfig {
             problems.push(FieldProblem::new("tasks", "is empty; name at least one."));
         }
 
-        problems.extend(minimum_problem(&Minimum::new(
+        problems.extend(bounds_problem(&Bounds::within(
             "batchSize",
             self.batch_size,
-            1,
+            1..=65_536,
         )));
         problems.extend(skipped_percent_problem(self.max_skipped_percent));
         problems
     }
 }
 
-fn minimum_problem(rule: &Minimum) -> Option<FieldProblem> {
-    let Minimum {
-        path,
-        value,
-        minimum,
-    } = rule;
-
-    let message = format!("is {value}; it must be at least {minimum}.");
-    rule.is_violated()
-        .then(|| FieldProblem::new(*path, message))
+fn bounds_problem(bounds: &Bounds) -> Option<FieldProblem> {
+    let problem = bounds.problem()?;
+    Some(FieldProblem::new(
+        problem.path,
+        format!("{}.", problem.message),
+    ))
 }
 
 fn skipped_percent_problem(percent: f64) -> Option<FieldProblem> {

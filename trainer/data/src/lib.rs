@@ -5,6 +5,7 @@ pub mod image;
 pub mod json;
 pub mod jsonl;
 pub mod loader;
+pub mod memory_limit;
 pub mod order;
 pub mod prepare;
 pub mod readers;

@@ -17,6 +17,7 @@ use crate::error::{Error, Result, StoreErrorKind};
 use crate::store::Store;
 use cnclip_compute::digest::sha256;
 pub use id::ItemId;
+use index::saturating_sum;
 pub use index::{INDEX_FILE, IndexedFile, ShardIndex};
 pub use label::{LabelText, LooseText, SampleLabel};
 pub use tar::{TarContents, TarSample, read_tar};
@@ -129,8 +130,8 @@ impl Dataset {
         // Ids that a data set does not give are indices over all shards: those of this one start where the
         // others end by the index, so that a torn shard shifts no id behind it.
         let before = &self.index.shards[..number];
-        let images = before.iter().map(|shard| shard.images).sum();
-        let pairs = before.iter().map(|shard| shard.pairs).sum();
+        let images = saturating_sum(before.iter().map(|shard| shard.images));
+        let pairs = saturating_sum(before.iter().map(|shard| shard.pairs));
 
         let (members, damage) = verify_shard(&uri, part, &bytes);
         Ok(Shard::new(uri, members, damage, images, pairs))

@@ -17,6 +17,7 @@ use super::sharding::all_gather_json;
 use super::skip_budget::EvalSkipBudget;
 use super::{EncodeOptions, Encoder, EncoderInputSizes};
 use crate::error::{Error, Result};
+use crate::host_memory::ensure_features_fit;
 use crate::threads::spawn_named;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::nearest_neighbors::FeatureMatrix;
@@ -87,7 +88,8 @@ impl RetrievalCorpus {
         let mut own = ScannedSamples::default();
         let mut features = Vec::new();
         // Divided by the counts of the index: ranks agree on their shares without reading a shard.
-        let images: u64 = dataset.index().shards.iter().map(|part| part.images).sum();
+        let images = dataset.index().images;
+        ensure_features_fit(dataset.uri(), images, corpus.width)?;
         let share = world.rank_range(images as usize);
         let ready = start_reading(dataset.clone(), sizes, share)?;
         while let Some(chunk) = wait_for_chunk(&ready, encoder)? {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::evaluate::EncoderInputSizes;
 use crate::evaluate::zero_shot::SubmissionModel;
+use crate::host_memory::ensure_model_fits;
 use crate::model_resolver::{self, DEFAULT_CONTEXT_LENGTH, ResolvedWeights};
 use crate::rank_values::{broadcast_json, broadcast_params};
 use crate::weights::{ModelPart, WeightsError, load_weights};
@@ -87,7 +88,7 @@ impl EvaluatedModel {
         let vocabulary = config.vocabulary.as_ref().or(origin.vocabulary.as_ref());
         let tokenizer = model_resolver::load_tokenizer(vocabulary, model.text.vocab_size)?;
         let sizes = input_sizes(config, &origin);
-        let (clip, mut params) = build_clip(memory, model, sizes);
+        let (clip, mut params) = build_clip(memory, model, sizes)?;
         if let Some(found) = &weights {
             let unfit = WeightsError::error_mapper(&found.uri, Error::Data);
             load_weights(&mut params, &found.tensors, ModelPart::All).map_err(unfit)?;
@@ -137,7 +138,11 @@ fn input_sizes(config: &EvaluateConfig, origin: &ModelOrigin) -> EncoderInputSiz
     }
 }
 
-fn build_clip(memory: &Memory, model: &ModelConfig, sizes: EncoderInputSizes) -> (Clip, Params) {
+fn build_clip(
+    memory: &Memory,
+    model: &ModelConfig,
+    sizes: EncoderInputSizes,
+) -> Result<(Clip, Params)> {
     // No gradients are computed, so activations need not be kept for them.
     let compute = ComputeOptions {
         recompute: true,
@@ -149,5 +154,10 @@ fn build_clip(memory: &Memory, model: &ModelConfig, sizes: EncoderInputSizes) ->
         context: sizes.context_length,
     };
 
-    Clip::new_in(memory, model, capacity, compute)
+    // A device says itself that its memory is short; this process would only end.
+    if memory.device().is_none() {
+        ensure_model_fits(model)?;
+    }
+
+    Ok(Clip::new_in(memory, model, capacity, compute))
 }

@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::atomic_file::{self, F32Tensor};
 use super::reference_config;
 use crate::error::{Error, Result};
+use crate::host_memory::ensure_model_fits;
 use crate::model_resolver;
 use crate::weights::{ModelPart, load_weights};
 use cnclip_compute::collective::SingleRank;
@@ -54,6 +55,7 @@ pub fn write_gradients(folder: &str, batch: &Path, to: &Path) -> Result<()> {
         context: pairs.context,
     };
 
+    ensure_model_fits(&config)?;
     let (mut clip, mut params) = Clip::new(&config, capacity);
     load_weights(&mut params, &found.tensors, ModelPart::All)
         .map_err(|error| Error::Data(format!("{}: {error}", found.uri)))?;

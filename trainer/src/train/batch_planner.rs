@@ -6,10 +6,10 @@ use cnclip_crds::stage::MicroBatch;
 use cnclip_crds::trainer_config::TrainConfig;
 
 use crate::error::Result;
-use crate::memory_limit;
 use cnclip_compute::collective::Collective;
 use cnclip_compute::device::DeviceError;
 use cnclip_compute::tensor::Memory;
+use cnclip_data::memory_limit;
 use cnclip_distributed::Communicator;
 use cnclip_nn::memory::{
     BatchPlan, CacheBudget, HostPlan, MemoryEstimate, MemoryInputs, choose_batch_plan,

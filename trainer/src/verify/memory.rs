@@ -4,8 +4,8 @@ use cnclip_compute::tensor::Memory;
 use cnclip_crds::model::{ModelConfig, ResnetConfig, TextTower, VitConfig};
 use cnclip_nn::model::clip::Clip;
 
-use crate::error::{Error, Result};
-use crate::memory_limit;
+use crate::error::Result;
+use cnclip_data::memory_limit;
 
 /// candle's weight, gradient, the gradient's copy while it is added, and what AdamW makes of one tensor.
 const ORACLE_BYTES_PER_PARAMETER: u64 = 4 * 4;
@@ -29,21 +29,9 @@ pub(super) fn check_host_memory(
     context: usize,
 ) -> Result<()> {
     let needed = estimate_host_bytes(config, memory, batch, context);
-    let Some(available) = memory_limit::available_memory() else {
-        return Ok(());
-    };
-
-    if needed <= available {
-        return Ok(());
-    }
-
-    let gibibytes = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
-    Err(Error::Config(format!(
-        "{config} with a batch of {batch} needs about {:.1} GiB of this machine's memory, because candle \
-         computes it on the CPU, and this process may have {:.1} GiB. Lower --batch or take a smaller model.",
-        gibibytes(needed),
-        gibibytes(available)
-    )))
+    let what = format!("{config} with a batch of {batch}, which candle computes on the CPU,");
+    memory_limit::ensure_available(needed, &what, "lower --batch or take a smaller model")?;
+    Ok(())
 }
 
 fn estimate_host_bytes(config: &ModelConfig, memory: &Memory, batch: usize, context: usize) -> u64 {

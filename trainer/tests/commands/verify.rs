@@ -98,7 +98,7 @@ fn what_cannot_be_verified_is_refused_with_what_to_do() {
     let large = [
         "verify", "--preset", "ViT-H-14", "--device", "cpu", "--batch", "4096",
     ];
-    refuse(&large, b"", 78, "Lower --batch or take a smaller model");
+    refuse(&large, b"", 78, "lower --batch or take a smaller model");
 
     if !cnclip_compute::cuda::BUILT_WITH_CUDA {
         let device = ["verify", "--towers", words(&towers), "--device", "cuda"];

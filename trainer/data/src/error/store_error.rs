@@ -40,6 +40,8 @@ pub enum StoreErrorKind {
     InvalidName,
     /// The object ends before the bytes that were asked for.
     InvalidRange,
+    /// An object of so many bytes does not fit into memory.
+    TooLarge(u64),
     /// The store answered, and will answer the same the next time.
     Rejected,
     /// No answer, or one that may be different the next time.
@@ -95,6 +97,17 @@ impl StoreError {
         })
     }
 
+    /// An object of this size, which cannot be held.
+    pub(crate) fn too_large(uri: &str, bytes: u64) -> Self {
+        Self {
+            verb: StoreVerb::Read,
+            uri: redact_uri(uri),
+            kind: StoreErrorKind::TooLarge(bytes),
+            worked_before: false,
+            source: None,
+        }
+    }
+
     pub(crate) fn read_only(uri: &str) -> Self {
         Self {
             verb: StoreVerb::Write,
@@ -139,7 +152,7 @@ impl StoreError {
     fn explain_cause(&self) -> &'static str {
         use StoreErrorKind::{
             BucketNotFound, ClockSkew, InvalidName, InvalidRange, NoSpace, NotAFolder, NotFound,
-            PermissionDenied, ReadOnly, Rejected, Unauthenticated, Unavailable,
+            PermissionDenied, ReadOnly, Rejected, TooLarge, Unauthenticated, Unavailable,
             UntrustedCertificate, VirtualHostRequired, WrongRegion,
         };
 
@@ -183,6 +196,10 @@ impl StoreError {
             }
             InvalidName => "a name there cannot be used. Rename what is named here",
             InvalidRange => "the object is shorter than it was. Write it again",
+            TooLarge(_) => {
+                "it is larger than the memory that this process may have. Raise the limit, or split it, such as \
+                 a shard by `tar` or `cnclip prepare`"
+            }
             Rejected => "this cannot work. Correct the name, the configuration or the store",
             Unavailable => "the store did not answer as it should, after repeats",
         }
@@ -192,6 +209,10 @@ impl StoreError {
     /// of the whole answer for others.
     fn detail(&self) -> String {
         const MAX_DETAIL_CHARS: usize = 240;
+        if let StoreErrorKind::TooLarge(bytes) = self.kind {
+            return format!(" ({bytes} bytes)");
+        }
+
         let Some(source) = &self.source else {
             return String::new();
         };

@@ -84,8 +84,8 @@ impl ShardIndex {
         // By name, so that the digest does not depend on the order in which a store lists or a program writes.
         shards.sort_by(|a, b| a.name.cmp(&b.name));
         let dataset = dataset_digest(&shards, loose_texts.as_ref());
-        let images = shards.iter().map(|shard| shard.images).sum();
-        let pairs = shards.iter().map(|shard| shard.pairs).sum();
+        let images = saturating_sum(shards.iter().map(|shard| shard.images));
+        let pairs = saturating_sum(shards.iter().map(|shard| shard.pairs));
 
         Self {
             format: INDEX_FORMAT.into(),
@@ -114,6 +114,7 @@ impl ShardIndex {
 
         let index: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Data(format!("{uri} is not an index of shards: {error}")))?;
+        index.check_counts(&uri)?;
         // An index that was edited by hand, or merged from two, would shift ids and counts without a word.
         let remade = Self::new(index.shards.clone(), index.loose_texts.clone());
 
@@ -133,6 +134,23 @@ impl ShardIndex {
         Ok(index)
     }
 
+    /// An order of the pairs is made from the counts before any shard is read.
+    ///
+    /// # Errors
+    /// If a shard has more pairs or images than bytes, or than a number of 32 bits counts.
+    fn check_counts(&self, uri: &str) -> Result<()> {
+        let is_possible =
+            |part: &&IndexedFile| part.images.max(part.pairs) <= part.bytes.min(u32::MAX.into());
+        match self.shards.iter().find(|part| !is_possible(part)) {
+            None => Ok(()),
+            Some(part) => Err(Error::Data(format!(
+                "{uri} says that {} has {} images and {} pairs in {} bytes, which cannot be. Prepare the data \
+                 set again.",
+                part.name, part.images, part.pairs, part.bytes
+            ))),
+        }
+    }
+
     /// Publishes the index.
     ///
     /// # Errors
@@ -142,6 +160,11 @@ impl ShardIndex {
             .map_err(|error| Error::Bug(format!("cannot write an index as JSON: {error}")))?;
         store.put(INDEX_FILE, Bytes::from(text))
     }
+}
+
+/// Counts are read from a file, which may hold any number.
+pub(super) fn saturating_sum(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
 }
 
 // One line a file and names that hold no line break: no two lists of files make one text. The format is part of
@@ -195,6 +218,24 @@ mod tests {
         );
 
         assert_eq!((index.images, index.pairs), (4, 6));
+    }
+
+    #[test]
+    fn counts_that_no_shard_can_have_are_refused() {
+        let counts = [(11, 3), (2, 11), (u64::MAX, u64::MAX)];
+        for (images, pairs) in counts {
+            let shard = || IndexedFile {
+                images,
+                pairs,
+                ..part("a.tar")
+            };
+
+            let store = Store::in_memory();
+            let index = ShardIndex::new(vec![shard(), shard()], None);
+            index.write_to(&store).unwrap();
+            let error = ShardIndex::read_from(&store).unwrap_err().to_string();
+            assert!(error.contains("in 10 bytes, which cannot be"), "{error}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStor
 
 use super::{PART_BYTES, PARTS_IN_FLIGHT, Request};
 use crate::error::StoreError;
+use crate::memory_limit;
 
 /// A body that arrives more slowly than this, over such a window, is taken for a connection that hangs: a part would
 /// take longer than any training step can wait. A new connection is often a fast one.
@@ -55,12 +56,29 @@ pub(super) async fn byte_range(
         .map(|range| request.run(move |objects, path| read_part(objects, path, range.clone())))
         .buffered(PARTS_IN_FLIGHT);
 
-    let mut whole = BytesMut::with_capacity((end - start) as usize);
+    let mut whole = reserve_memory(request, end - start)?;
     while let Some(part) = parts.try_next().await? {
         whole.extend_from_slice(&part);
     }
 
-    Ok(whole.freeze())
+    Ok(whole.into())
+}
+
+/// Memory for so many bytes, which the store declares and may not have.
+///
+/// # Errors
+/// If this process cannot hold them.
+fn reserve_memory(request: &Request, bytes: u64) -> Result<Vec<u8>, StoreError> {
+    let too_large = || StoreError::too_large(&request.uri, bytes);
+    let is_small = bytes <= PART_BYTES;
+    if !is_small && memory_limit::available_memory().is_some_and(|available| bytes > available) {
+        return Err(too_large());
+    }
+
+    let mut memory = Vec::new();
+    let bytes = usize::try_from(bytes).map_err(|_| too_large())?;
+    memory.try_reserve_exact(bytes).map_err(|_| too_large())?;
+    Ok(memory)
 }
 
 async fn read_part(
@@ -84,9 +102,10 @@ async fn read_body(answer: GetResult) -> object_store::Result<Bytes> {
         return answer.bytes().await;
     }
 
-    let expected = (answer.range.end - answer.range.start) as usize;
+    // No more than a part: what is declared is not there yet.
+    let expected = (answer.range.end - answer.range.start).min(PART_BYTES);
     let mut body = answer.into_stream();
-    let mut bytes = BytesMut::with_capacity(expected);
+    let mut bytes = BytesMut::with_capacity(expected as usize);
     let mut speed = SpeedCheck::new();
 
     while let Some(piece) = next_piece(&mut body, &mut speed).await? {

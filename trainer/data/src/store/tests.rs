@@ -97,6 +97,26 @@ fn a_folder_keeps_the_contract_by_path_and_by_uri() {
 }
 
 #[test]
+fn an_object_that_is_larger_than_all_memory_is_an_error_and_no_abort() {
+    let folder = tempfile::tempdir().unwrap();
+    // It takes no space on the disk.
+    let sparse = std::fs::File::create(folder.path().join("00000.tar")).unwrap();
+    sparse.set_len(1 << 43).unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+
+    for found in [
+        store.get("00000.tar"),
+        store.get_range("00000.tar", 1..1 << 43),
+    ] {
+        let error = found.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("larger than the memory"), "{text}");
+        assert!(text.contains(&format!("{}", 1u64 << 43)[..4]), "{text}");
+        assert_eq!(error.exit().exit_code(), 78, "{text}");
+    }
+}
+
+#[test]
 fn a_thread_of_an_async_runtime_may_wait_too() {
     let store = Store::in_memory();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,7 +1,14 @@
-//! How much memory this process may use: the limit of its control groups, or else the machine's memory. Never
-//! fails: what cannot be read is no limit.
+//! How much memory this process may use: the limit of its control groups, or else the machine's memory. What cannot
+//! be read is no limit.
+//!
+//! What is larger is refused before it is taken: the kernel grants memory that is not there, and ends the process
+//! when it is written to; where it refuses, the process aborts. Neither says what was to be held.
 
 use std::fs;
+
+use crate::error::{Error, Result};
+
+const GIBIBYTE: f64 = (1_u64 << 30) as f64;
 
 /// The memory this process may use.
 ///
@@ -10,7 +17,7 @@ use std::fs;
 ///
 /// # Examples
 /// ```
-/// if let Some(bytes) = cnclip::memory_limit::available_memory() {
+/// if let Some(bytes) = cnclip_data::memory_limit::available_memory() {
 ///     println!("{} MiB", bytes >> 20);
 /// }
 /// ```
@@ -18,7 +25,33 @@ pub fn available_memory() -> Option<u64> {
     find_memory_limit(&|path| fs::read_to_string(path).ok())
 }
 
-/// The same, with the system's files read by `read`.
+/// Refuses what is larger than the memory of this process. Not what is larger than what is left of it: that changes.
+///
+/// # Errors
+/// With `what` was to be held, its size, and `advice`.
+///
+/// # Examples
+/// ```
+/// use cnclip_data::memory_limit::ensure_available;
+///
+/// ensure_available(1 << 10, "a text", "shorten it").unwrap();
+/// let error = ensure_available(1 << 60, "the features of a data set", "score a part of it").unwrap_err();
+/// assert!(error.to_string().starts_with("the features of a data set would take 1073741824.0 GiB of memory"));
+/// assert!(error.to_string().ends_with("GiB. Raise the limit, or score a part of it."));
+/// ```
+pub fn ensure_available(bytes: u64, what: &str, advice: &str) -> Result<()> {
+    match available_memory() {
+        Some(available) if bytes > available => Err(Error::Config(format!(
+            "{what} would take {:.1} GiB of memory, and this process may have {:.1} GiB. Raise the limit, or \
+             {advice}.",
+            bytes as f64 / GIBIBYTE,
+            available as f64 / GIBIBYTE
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// [`available_memory`] with the system's files read by `read`.
 fn find_memory_limit(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
     let groups = read("/proc/self/cgroup").unwrap_or_default();
     let limits = groups
