@@ -5,6 +5,10 @@ use turbojpeg::{Colorspace, Decompressor, Error, Image, PixelFormat};
 
 use super::{DecodeError, DecodedImage, EncodedImage, PixelData};
 
+/// Scans of a progressive image, each of which goes over all of its pixels: encoders write about ten, and a file of a
+/// megabyte has room for a hundred thousand.
+const MAX_SCANS: u32 = 100;
+
 pub(super) fn decode_jpeg(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     let source = EncodedImage {
         format: "JPEG",
@@ -12,6 +16,9 @@ pub(super) fn decode_jpeg(bytes: &[u8]) -> Result<DecodedImage, DecodeError> {
     };
 
     let mut decompressor = Decompressor::new().map_err(|e| source.decode_error(e))?;
+    decompressor
+        .set_scan_limit(MAX_SCANS)
+        .map_err(|e| source.decode_error(e))?;
     let header = decompressor
         .read_header(bytes)
         .map_err(|e| source.decode_error(e))?;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::golden::{self, sha256_hex};
+use crate::golden::{self, read_golden_file, sha256_hex};
 
 /// All of an image as RGB, nothing resized: what decoding alone did.
 fn rgb(image: &DecodedImage) -> Vec<u8> {
@@ -189,4 +189,17 @@ fn a_side_of_millions_is_refused_by_the_header() {
         let error = decode_image(&png).unwrap_err();
         assert!(matches!(error, DecodeError::InvalidSize { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_progressive_jpeg_of_scans_without_end_is_refused() {
+    let image = read_golden_file("usual/jpeg_444_q75_progressive.jpg");
+    let last_scan = image.windows(2).rposition(|bytes| bytes == [0xFF, 0xDA]);
+    let (before, scan_and_end) = image.split_at(last_scan.unwrap());
+    let (scan, end) = scan_and_end.split_at(scan_and_end.len() - 2);
+    let with_scans = |count: usize| [before, &scan.repeat(count), end].concat();
+
+    assert!(decode_image(&with_scans(1)).is_ok());
+    let error = decode_image(&with_scans(5000)).unwrap_err().to_string();
+    assert!(error.contains("more than 100 scans"), "{error}");
 }
