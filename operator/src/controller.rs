@@ -39,7 +39,7 @@ pub async fn run_controller<R: RunResource>(
 ) {
     let (reader, writer) = reflector::store();
     let known = reader.clone();
-    let gauges = context.clone();
+    let memory = context.clone();
     let runs = watcher(
         metadata_api::<R>(&client, namespace.as_deref()),
         watcher::Config::default(),
@@ -47,9 +47,9 @@ pub async fn run_controller<R: RunResource>(
     .default_backoff()
     // Managed fields are most of the metadata, and nothing reads them.
     .modify(|run| run.managed_fields_mut().clear())
-    // Before the inspection of events, which compares the gauges with the relisted store.
+    // Before the inspection of events, which compares the memory with the relisted store.
     .reflect(writer)
-    .inspect_ok(move |event| forget_deleted(&gauges, &known, event))
+    .inspect_ok(move |event| forget_deleted(&memory, &known, event))
     // Deletions need no reconciliation: the garbage collector follows the owner references.
     .applied_objects()
     // Status updates do not change the generation: the operator's own writes trigger no reconciliation.
@@ -57,10 +57,13 @@ pub async fn run_controller<R: RunResource>(
 
     let jobs = watch_children::<R, Job>(&client, namespace.as_deref());
     let pods = watch_children::<R, Pod>(&client, namespace.as_deref());
+    let triggered = context.triggers().subscribe(R::KIND);
+    let triggered = triggered.map(|run| ObjectRef::new(&run.name).within(&run.namespace));
     Controller::for_stream(runs, reader)
         .with_config(controller::Config::default().concurrency(CONCURRENCY))
         .watches_stream(jobs, |job| owner_ref::<R>(&job))
         .watches_stream(pods, |pod| owner_ref::<R>(&pod))
+        .reconcile_on(triggered)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::<R>, error_policy::<R>, context)
         .for_each(|result| async move {
@@ -72,17 +75,17 @@ pub async fn run_controller<R: RunResource>(
         .await;
 }
 
-/// Removes the score gauges of deleted runs, which are not reconciled.
+/// Removes what is kept in memory of deleted runs, which are not reconciled.
 fn forget_deleted<R: RunResource>(
     context: &ReconcileContext,
     known: &reflector::Store<PartialObjectMeta<R>>,
     event: &watcher::Event<PartialObjectMeta<R>>,
 ) {
     match event {
-        watcher::Event::Delete(run) => context.forget_scores::<R>(run),
+        watcher::Event::Delete(run) => context.forget_run::<R>(run),
         // Deletions during an interrupted watch have no event: they show only as absence after the
         // relist.
-        watcher::Event::InitDone => context.retain_scores::<R>(|namespace, name| {
+        watcher::Event::InitDone => context.retain_runs::<R>(|namespace, name| {
             known.get(&ObjectRef::new(name).within(namespace)).is_some()
         }),
         _ => {}

@@ -15,7 +15,12 @@ pub mod reconcile;
 
 pub mod observe;
 pub mod observed;
+pub mod poll_failure;
+pub mod progress_poller;
 pub mod progress_reader;
+pub mod report_limits;
+pub mod run_key;
+pub mod triggers;
 
 pub mod phase;
 pub mod recorded_status;

@@ -10,6 +10,7 @@ use cnclip_operator::{
     lease::{LeaderElection, LeaseTerm},
     metrics::Metrics,
     options::{OperatorCommand, OperatorOptions, RunOptions},
+    progress_reader::HttpReader,
     reconcile::ReconcileContext,
     resolve::TrainerDefaults,
     server,
@@ -140,7 +141,7 @@ async fn end_work(mut working: JoinHandle<()>, last_term: LeaseTerm) {
     }
 }
 
-/// Runs the controllers of both kinds until stopped.
+/// Runs the controllers of both kinds, and the poller of progress, until stopped.
 async fn run_controllers(
     client: Client,
     options: RunOptions,
@@ -156,9 +157,11 @@ async fn run_controllers(
     };
 
     let context = Arc::new(ReconcileContext::new(client.clone(), defaults, metrics));
+    let poller = context.poller().clone();
     // The Helm chart always sets WATCH_NAMESPACE, and leaves it empty for all namespaces.
     let namespace = options.namespace.filter(|namespace| !namespace.is_empty());
     tokio::join!(
+        poller.poll_pods(HttpReader, stop.clone()),
         controller::run_controller::<CnClipTraining>(
             client.clone(),
             namespace.clone(),

@@ -4,7 +4,8 @@
 mod scores;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 pub use scores::ScoreGauges;
@@ -25,6 +26,10 @@ pub struct Metrics {
     pub writes: IntCounterVec,
     /// Requests of progress reports by outcome.
     pub progress_reads: IntCounterVec,
+    /// Delay of requests of progress reports.
+    pub poll_lag_seconds: Histogram,
+    /// Pods whose progress is polled.
+    pub polled_pods: IntGauge,
     /// Whether this replica is the leader.
     pub leader: IntGauge,
     /// Scores of evaluations.
@@ -49,13 +54,26 @@ impl Metrics {
                 "cnclip_operator_reconcile_seconds",
                 "Duration of reconciliations in seconds.",
             )
-            // The timeout of an unreachable trainer, 2 s, falls into a bucket apart from ordinary
-            // API latency.
             .buckets(vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
             &["kind"],
         )?;
 
         registry.register(Box::new(reconcile_seconds.clone()))?;
+        let poll_lag_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "cnclip_operator_progress_lag_seconds",
+                "Delay of requests of progress reports behind their due time, in seconds.",
+            )
+            .buckets(vec![0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0]),
+        )?;
+
+        registry.register(Box::new(poll_lag_seconds.clone()))?;
+        let polled_pods = IntGauge::new(
+            "cnclip_operator_polled_pods",
+            "Number of pods whose progress is polled.",
+        )?;
+
+        registry.register(Box::new(polled_pods.clone()))?;
         let leader = IntGauge::new("cnclip_operator_leader", "1 if this replica is the leader.")?;
         registry.register(Box::new(leader.clone()))?;
         registry.register(Box::new(
@@ -90,6 +108,8 @@ impl Metrics {
             )?,
             scores: ScoreGauges::register_gauges(&registry)?,
             reconcile_seconds,
+            poll_lag_seconds,
+            polled_pods,
             leader,
             registry,
         })

@@ -1,4 +1,9 @@
-//! Observation: reads the objects of a run and its progress report into an [`ObservedState`].
+//! Observation: reads the objects of a run and what is known of its progress into an [`ObservedState`].
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use cnclip_crds::{names, report::ProgressReport};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -11,18 +16,21 @@ use kube::{
 use crate::{
     error::ReconcileError,
     observed::{self, ObservedState, WorkerPod, WorkerState},
-    progress_reader::ProgressReader,
+    progress_poller::{
+        ProgressPoller,
+        schedule::{PodProgress, PollTarget},
+    },
     resolve::{RunRef, RunResource},
     status::progress,
 };
 
-/// Reads the objects of a run and, if a trainer is running, its progress report.
+/// Reads the objects of a run and what is known of its progress.
 ///
 /// # Errors
-/// If the API server could not be read. A trainer that does not answer is no error.
+/// If the API server could not be read.
 pub async fn observe_run<R: RunResource>(
     client: &Client,
-    reader: &ProgressReader,
+    poller: &ProgressPoller,
     owner: &RunRef,
     run: &R,
 ) -> Result<ObservedState, ReconcileError> {
@@ -40,13 +48,17 @@ pub async fn observe_run<R: RunResource>(
             .collect(),
         workers: pods.iter().filter_map(observed::parse_worker_pod).collect(),
         report: None,
+        poll_failure: None,
         training: fetch_referenced_run(client, owner, run.training_name(), "CnClipTraining")
             .await?,
         baseline: fetch_referenced_run(client, owner, run.baseline_name(), "CnClipEvaluation")
             .await?,
     };
 
-    observed.report = fetch_report(reader, owner, &observed).await;
+    let is_polled = !run.recorded_status().has_ended();
+    let progress = read_progress(poller, owner, &observed, is_polled);
+    observed.report = progress.report.as_deref().cloned();
+    observed.poll_failure = progress.failure;
     Ok(observed)
 }
 
@@ -99,27 +111,50 @@ fn observe_error(owner: &RunRef, what: &'static str, source: kube::Error) -> Rec
     }
 }
 
-/// Progress report of worker 0 of the newest attempt: over HTTP, or from its termination message.
-async fn fetch_report(
-    reader: &ProgressReader,
+/// Progress of worker 0 of the newest attempt: from the poller, or from its termination message.
+fn read_progress(
+    poller: &ProgressPoller,
     owner: &RunRef,
     observed: &ObservedState,
-) -> Option<ProgressReport> {
+    is_polled: bool,
+) -> PodProgress {
+    let key = owner.key();
     let first = observed.workers.iter().filter(|worker| worker.index == 0);
-    let worker = first.max_by_key(|worker| job_start(observed, worker))?;
-    let report = match &worker.state {
-        WorkerState::Running => reader.read_report(worker.ip.as_deref()?).await?,
-        WorkerState::Ended { .. } => worker.last_report()?,
-        WorkerState::Unscheduled { .. } | WorkerState::Waiting { .. } => return None,
+    let worker = first.max_by_key(|worker| job_start(observed, worker));
+    if let Some(target) = worker.and_then(|worker| poll_target(owner, worker))
+        && is_polled
+    {
+        return poller.watch_pod(key, target);
+    }
+
+    let last = poller.forget_run(&key).report;
+    let Some(worker) = worker else {
+        return PodProgress::default();
     };
 
-    // The IP may by now be that of another pod, and the report that of another attempt.
-    progress::matches_attempt(
-        &report,
-        &owner.attempt_identity(&worker.stage, worker.attempt),
-        &worker.uid,
-    )
-    .then_some(report)
+    let attempt = owner.attempt_identity(&worker.stage, worker.attempt);
+    let is_own = |report: &ProgressReport| progress::matches_attempt(report, &attempt, &worker.uid);
+
+    let message = worker.last_report().filter(is_own).map(Arc::new);
+    PodProgress {
+        // A pod that was killed has no message.
+        report: message.or_else(|| last.filter(|report| is_own(report))),
+        failure: None,
+    }
+}
+
+/// Where a running worker reports.
+fn poll_target(owner: &RunRef, worker: &WorkerPod) -> Option<PollTarget> {
+    if worker.state != WorkerState::Running {
+        return None;
+    }
+
+    let ip: IpAddr = worker.ip.as_deref()?.parse().ok()?;
+    Some(PollTarget {
+        pod_uid: worker.uid.clone(),
+        address: SocketAddr::new(ip, names::HTTP_PORT),
+        attempt: owner.attempt_identity(&worker.stage, worker.attempt),
+    })
 }
 
 /// Stages are sequential, so that the newest Job is that of the current attempt.

@@ -12,6 +12,8 @@ pub use jobs::parse_job;
 pub(crate) use pods::INIT_CONTAINER_FAILED;
 pub use pods::parse_worker_pod;
 
+use crate::poll_failure::PollFailure;
+
 /// State of the cluster outside the run's own object, read once per reconciliation.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedState {
@@ -21,8 +23,10 @@ pub struct ObservedState {
     pub jobs: Vec<ObservedJob>,
     /// Pods of the run.
     pub workers: Vec<WorkerPod>,
-    /// Progress report of worker 0 of the newest attempt, if it answered.
+    /// Newest progress report of worker 0 of the newest attempt.
     pub report: Option<ProgressReport>,
+    /// Failed requests of its progress since.
+    pub poll_failure: Option<PollFailure>,
     /// Training that an evaluation references, if it exists.
     pub training: Option<CnClipTraining>,
     /// Baseline evaluation that a gate references, if it exists.

@@ -1,6 +1,9 @@
 //! Control loop: observe, resolve, plan, apply, write the status. Only `plan` decides.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cnclip_crds::{
     evaluation::CnClipEvaluation,
@@ -21,47 +24,74 @@ use crate::{
     metrics::Metrics,
     observe::observe_run,
     plan::{ReconcilePlan, plan_run},
-    progress_reader::ProgressReader,
+    progress_poller::ProgressPoller,
     recorded_status::RecordedStatus,
     resolve::{RunRef, RunResource, TrainerDefaults},
+    run_key::RunKey,
     status::events::RunEvent,
     text_limits::{MAX_EVENT_NOTE_BYTES, truncate_to_bytes},
+    triggers::Triggers,
 };
 
 /// Shared state of all reconciliations.
 pub struct ReconcileContext {
     client: Client,
-    reader: ProgressReader,
+    poller: ProgressPoller,
+    triggers: Triggers,
     defaults: TrainerDefaults,
     metrics: Metrics,
 }
 
 impl ReconcileContext {
-    /// Removes the score gauges of a deleted evaluation.
-    pub fn forget_scores<R: RunResource>(&self, run: &impl ResourceExt) {
-        if R::KIND == CnClipEvaluation::KIND {
-            self.metrics
-                .scores
-                .remove_evaluation(&run.namespace().unwrap_or_default(), &run.name_any());
+    /// A context over a client.
+    pub fn new(client: Client, defaults: TrainerDefaults, metrics: Metrics) -> Self {
+        let interval = Duration::from_secs(defaults.progress_interval_seconds);
+        let triggers = Triggers::default();
+        Self {
+            client,
+            poller: ProgressPoller::new(interval, triggers.clone(), metrics.clone()),
+            triggers,
+            defaults,
+            metrics,
         }
     }
 
-    /// Removes the score gauges of evaluations that were deleted while the watch was interrupted.
-    pub fn retain_scores<R: RunResource>(&self, is_there: impl Fn(&str, &str) -> bool) {
+    /// Poller of the progress of running pods.
+    pub fn poller(&self) -> &ProgressPoller {
+        &self.poller
+    }
+
+    /// Triggers of reconciliations that no watch gives.
+    pub fn triggers(&self) -> &Triggers {
+        &self.triggers
+    }
+
+    /// Removes what is kept in memory of a deleted run.
+    pub fn forget_run<R: RunResource>(&self, run: &impl ResourceExt) {
+        let key = run_key::<R>(run);
+        self.poller.forget_run(&key);
+        if R::KIND == CnClipEvaluation::KIND {
+            let scores = &self.metrics.scores;
+            scores.remove_evaluation(&key.namespace, &key.name);
+        }
+    }
+
+    /// Removes what is kept in memory of runs that were deleted while the watch was interrupted.
+    pub fn retain_runs<R: RunResource>(&self, is_there: impl Fn(&str, &str) -> bool) {
+        self.poller
+            .retain_runs(|run| run.kind != R::KIND || is_there(&run.namespace, &run.name));
+
         if R::KIND == CnClipEvaluation::KIND {
             self.metrics.scores.retain_evaluations(is_there);
         }
     }
+}
 
-    /// A context over a client.
-    pub fn new(client: Client, defaults: TrainerDefaults, metrics: Metrics) -> Self {
-        let reader = ProgressReader::new(metrics.clone());
-        Self {
-            client,
-            reader,
-            defaults,
-            metrics,
-        }
+fn run_key<R: RunResource>(run: &impl ResourceExt) -> RunKey {
+    RunKey {
+        kind: R::KIND,
+        namespace: run.namespace().unwrap_or_default(),
+        name: run.name_any(),
     }
 }
 
@@ -114,11 +144,12 @@ async fn reconcile_once<R: RunResource>(
     context: &ReconcileContext,
 ) -> Result<Action, ReconcileError> {
     let Some(run) = fetch_run::<R>(changed, context).await? else {
+        context.poller.forget_run(&run_key::<R>(changed));
         return Ok(Action::await_change());
     };
 
     let owner = RunRef::from_run(&run);
-    let observed = observe_run(&context.client, &context.reader, &owner, &run).await?;
+    let observed = observe_run(&context.client, &context.poller, &owner, &run).await?;
     // From the stored status: a restarted operator also exports the scores of finished evaluations.
     if let Some(results) = run.task_results() {
         context

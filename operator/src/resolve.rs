@@ -14,6 +14,7 @@ use crate::{
     observed::ObservedState,
     recorded_status::RecordedStatus,
     resolved_run::{ResolvedRun, StatusReason},
+    run_key::RunKey,
 };
 
 mod evaluation;
@@ -27,7 +28,7 @@ pub struct TrainerDefaults {
     pub image: String,
     /// Default trainer image for GPUs.
     pub cuda_image: String,
-    /// Requeue interval of a running run, in seconds.
+    /// Interval at which the progress of a run is read, in seconds.
     pub progress_interval_seconds: u64,
 }
 
@@ -123,6 +124,15 @@ impl RunRef {
             namespace: meta.namespace.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
             generation: meta.generation,
+        }
+    }
+
+    /// Key of the run.
+    pub fn key(&self) -> RunKey {
+        RunKey {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
         }
     }
 

@@ -108,13 +108,15 @@ fn every_exit_code_is_in_the_reference() {
 #[test]
 fn every_metric_of_the_operator_is_in_the_reference() {
     let metrics = Metrics::new().unwrap();
-    let collectors: [&dyn Collector; 7] = [
+    let collectors: [&dyn Collector; 9] = [
         &metrics.reconciles,
         &metrics.reconcile_seconds,
         &metrics.attempt_failures,
         &metrics.ended_runs,
         &metrics.writes,
         &metrics.progress_reads,
+        &metrics.poll_lag_seconds,
+        &metrics.polled_pods,
         &metrics.leader,
     ];
 
@@ -131,7 +133,8 @@ fn every_metric_of_the_operator_is_in_the_reference() {
         documented.insert(desc.fq_name.clone());
     }
 
-    let source = read("operator/src/metrics.rs") + &read("operator/src/metrics/scores.rs");
+    let source = production_code(&read("operator/src/metrics.rs"))
+        + &production_code(&read("operator/src/metrics/scores.rs"));
     for name in quoted_words(&source).filter(|word| word.starts_with("cnclip_operator_")) {
         if documented.insert(name.clone()) {
             text += &format!("| `{name}` | | {} |\n", help_after(&source, &name));
@@ -139,6 +142,12 @@ fn every_metric_of_the_operator_is_in_the_reference() {
     }
 
     assert_committed("docs/reference/metrics-operator.md", &text);
+}
+
+/// The code before a file's tests.
+fn production_code(source: &str) -> String {
+    let code = source.split("#[cfg(test)]").next().unwrap();
+    code.to_owned()
 }
 
 /// Every string literal of a source text.
@@ -213,17 +222,14 @@ fn source_files(folder: &Path) -> Vec<PathBuf> {
 /// The reasons that the decisions of the operator name, read off the source.
 fn reasons_of_the_code() -> BTreeSet<String> {
     let classes: BTreeSet<_> = FailureClass::ALL.iter().map(|class| class.name()).collect();
-    let folders =
-        ["plan", "status", "run", "resolve"].map(|name| root().join("operator/src").join(name));
+    let source = root().join("operator/src");
+    let folders = ["plan", "status", "resolve"].map(|name| source.join(name));
+    let files = folders.iter().flat_map(|folder| source_files(folder));
     let mut found = BTreeSet::new();
 
-    for file in folders
-        .iter()
-        .filter(|folder| folder.is_dir())
-        .flat_map(|folder| source_files(folder))
-    {
+    for file in files.chain([source.join("poll_failure.rs")]) {
         let text = std::fs::read_to_string(&file).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
+        let code = production_code(&text);
         let lines = code
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"));

@@ -255,11 +255,12 @@ impl StagePlanner<'_> {
         };
 
         let kept_checkpoints = stage.config.kept_checkpoints();
+        let report = progress::keep_configured_tasks(report, &stage.config);
         progress::record_progress(
             &mut self.draft.status,
             self.index,
             kept_checkpoints,
-            report,
+            &report,
             self.observed,
         );
     }

@@ -10,14 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::{
     observed::ObservedState,
     phase::Phase,
+    poll_failure::PollFailure,
     recorded_status::RecordedStatus,
     text_limits::{MAX_CONDITION_MESSAGE_BYTES, truncate_to_bytes},
     time,
 };
 
-/// Seconds without an answer after which a report is stale.
-const UNREACHABLE_TIMEOUT_SECONDS: i64 = 60;
-/// Seconds without a new report after which a trainer that still answers is stale: longer than a validation
+/// Seconds without a new report after which a trainer that answers is stale: longer than a validation
 /// over a large data set.
 const STALE_REPORT_TIMEOUT_SECONDS: i64 = 900;
 
@@ -155,20 +154,17 @@ fn progressing_condition(
         return condition_fields(condition::PROGRESSING, "False", "NotRunning", "");
     };
 
+    let lasting = |failure: &&PollFailure| failure.is_lasting(observed.now);
+    if let Some(failure) = observed.poll_failure.as_ref().filter(lasting) {
+        return unread_progress(stage, failure);
+    }
+
     let Some(reported_at) = &stage.reported_at else {
         let message = "the trainer has not reported yet; it reads its data and its weights first";
         return condition_fields(condition::PROGRESSING, "Unknown", "NoReport", message);
     };
 
-    // A trainer that answers an old report may be in a long validation; one that does not answer is
-    // cut off.
-    let limit = if observed.report.is_some() {
-        STALE_REPORT_TIMEOUT_SECONDS
-    } else {
-        UNREACHABLE_TIMEOUT_SECONDS
-    };
-
-    if time::seconds_since(reported_at, observed.now) <= limit {
+    if time::seconds_since(reported_at, observed.now) <= STALE_REPORT_TIMEOUT_SECONDS {
         let message = describe_step(stage);
         return condition_fields(condition::PROGRESSING, "True", "ReportsFresh", message);
     }
@@ -178,8 +174,39 @@ fn progressing_condition(
         describe_step(stage)
     );
 
-    // Unknown, not False: training does not depend on whether the operator can reach it.
     condition_fields(condition::PROGRESSING, "Unknown", "ReportsStale", message)
+}
+
+/// The condition of a trainer whose report cannot be read.
+fn unread_progress(stage: &StageStatus, failure: &PollFailure) -> ConditionFields {
+    let PollFailure {
+        address,
+        since,
+        error,
+    } = failure;
+
+    let last = match &stage.reported_at {
+        Some(reported_at) => format!("{} was reported at {reported_at}", describe_step(stage)),
+        None => "nothing was reported yet".to_owned(),
+    };
+
+    let reason = error.reason();
+    let remedy = if reason == "Unreachable" {
+        "The operator reads the progress there: a NetworkPolicy must let the operator's namespace reach port"
+    } else {
+        "Use a trainer image of the operator's version; nothing else may answer at port"
+    };
+
+    // The time of the first failure, not a duration: the status would change with every look.
+    let message = format!(
+        "worker 0 at {address} has given no report since {}: {error}; {last}. {remedy} {} of the run's \
+         pods. The training does not depend on it",
+        time::to_rfc3339(*since),
+        address.port()
+    );
+
+    // Unknown, not False: training does not depend on whether the operator can reach it.
+    condition_fields(condition::PROGRESSING, "Unknown", reason, message)
 }
 
 fn describe_step(stage: &StageStatus) -> String {

@@ -10,11 +10,30 @@ use cnclip_crds::{
 use k8s_openapi::jiff::Timestamp;
 
 use super::results;
-use crate::{observed::ObservedState, recorded_status::RecordedStatus, time};
+use crate::{
+    observed::ObservedState, recorded_status::RecordedStatus, resolved_run::TrainerConfig, time,
+};
 
 /// Whether a report is from a pod of the attempt. Pod IPs are reused, so that another pod may answer.
 pub fn matches_attempt(report: &ProgressReport, run: &RunIdentity, pod_uid: &str) -> bool {
     report.run == *run && report.pod_uid == pod_uid
+}
+
+/// The report with the results of the tasks of the configuration only, each once: the image, which the user
+/// chooses, may report others without end.
+pub fn keep_configured_tasks(report: &ProgressReport, config: &TrainerConfig) -> ProgressReport {
+    let mut missing: Vec<_> = match config {
+        TrainerConfig::Train(_) => Vec::new(),
+        TrainerConfig::Evaluate(evaluate) => evaluate.tasks.iter().map(|task| &task.name).collect(),
+    };
+
+    let mut report = report.clone();
+    report.results.retain(|result| {
+        let found = missing.iter().position(|name| **name == result.name);
+        found.map(|index| missing.swap_remove(index)).is_some()
+    });
+
+    report
 }
 
 /// Records the progress report of a stage that retains `kept_checkpoints` checkpoints.

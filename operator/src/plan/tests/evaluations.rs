@@ -173,7 +173,9 @@ fn a_classification_is_of_its_templates_too() {
 
 #[test]
 fn results_of_earlier_reports_are_kept_when_a_shortened_report_lacks_them() {
-    let mut run = manifest_fixtures::sample_evaluation();
+    let task = |name| json!({"name": name, "retrieval": {"dataset": "s3://data/valid/"}});
+    let tasks = json!(["a", "b", "c"].map(task));
+    let mut run = manifest_fixtures::sample_evaluation_with("/tasks", tasks);
     let reported = |names: &[&str]| {
         let observed = well(
             &manifest_fixtures::sample_evaluation(),
@@ -207,6 +209,8 @@ fn results_of_earlier_reports_are_kept_when_a_shortened_report_lacks_them() {
         (vec!["a", "b"], vec!["a", "b"]),
         (vec!["b", "c"], vec!["a", "b", "c"]),
         (vec!["a"], vec!["a", "b", "c"]),
+        // Those of tasks that the manifest does not have are left out, and a second one of a task.
+        (vec!["a", "x", "y", "a"], vec!["a", "b", "c"]),
     ] {
         reconcile(&mut run, &reported(&names));
         let status = run.status.as_ref().unwrap();

@@ -1,15 +1,15 @@
-use cnclip_crds::report::ProgressReport;
+use std::{net::SocketAddr, time::Duration};
 
 use super::*;
 use crate::{
     cluster_fixtures::{NOW_SECONDS, time_at},
+    poll_failure::PollError,
     resolved_run::StatusReason,
 };
 
-fn observed(seconds: i64, answers: bool) -> ObservedState {
+fn observed(seconds: i64) -> ObservedState {
     ObservedState {
         now: time_at(seconds),
-        report: answers.then(ProgressReport::default),
         ..ObservedState::default()
     }
 }
@@ -33,7 +33,7 @@ fn all_conditions_are_there_from_the_first_write_on() {
         &mut recorded,
         &Phase::Waiting(StatusReason::new("Starting", "")),
         Some(3),
-        &observed(0, false),
+        &observed(0),
     );
 
     let types: Vec<_> = recorded
@@ -66,17 +66,12 @@ fn all_conditions_are_there_from_the_first_write_on() {
 fn a_condition_keeps_the_time_of_its_last_change() {
     let mut recorded = RecordedStatus::default();
     let waiting = |reason| Phase::Waiting(StatusReason::new(reason, ""));
-    write_conditions(
-        &mut recorded,
-        &waiting("Starting"),
-        Some(1),
-        &observed(0, false),
-    );
+    write_conditions(&mut recorded, &waiting("Starting"), Some(1), &observed(0));
     write_conditions(
         &mut recorded,
         &waiting("Unschedulable"),
         Some(1),
-        &observed(10, false),
+        &observed(10),
     );
 
     let running = recorded.find_condition("Running").unwrap();
@@ -86,7 +81,7 @@ fn a_condition_keeps_the_time_of_its_last_change() {
         &mut recorded,
         &Phase::Running(String::new()),
         Some(1),
-        &observed(20, false),
+        &observed(20),
     );
 
     let changed = |type_| {
@@ -105,14 +100,12 @@ fn a_condition_keeps_the_time_of_its_last_change() {
 #[test]
 fn a_report_is_fresh_until_it_is_not() {
     let rows = [
-        (None, 0, false, "Unknown NoReport"),
-        (Some(0), 60, false, "True ReportsFresh"),
-        (Some(0), 61, false, "Unknown ReportsStale"),
-        (Some(0), 900, true, "True ReportsFresh"),
-        (Some(0), 901, true, "Unknown ReportsStale"),
+        (None, 0, "Unknown NoReport"),
+        (Some(0), 900, "True ReportsFresh"),
+        (Some(0), 901, "Unknown ReportsStale"),
     ];
 
-    for (reported_at, seconds, answers, expected) in rows {
+    for (reported_at, seconds, expected) in rows {
         let mut recorded = RecordedStatus {
             stages: vec![stage(reported_at, 0)],
             ..RecordedStatus::default()
@@ -122,11 +115,87 @@ fn a_report_is_fresh_until_it_is_not() {
             &mut recorded,
             &Phase::Running(String::new()),
             None,
-            &observed(seconds, answers),
+            &observed(seconds),
         );
 
         let found = recorded.find_condition("Progressing").unwrap();
         assert_eq!(format!("{} {}", found.status, found.reason), expected);
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_be_read_is_named_after_a_minute_with_the_cause_and_what_to_do() {
+    let timeout = PollError::Timeout(Duration::from_secs(2));
+    let refused = PollError::Connection("connection refused".to_owned());
+    let rows = [
+        (None, 59, timeout.clone(), "NoReport", ""),
+        (Some(50), 59, timeout.clone(), "ReportsFresh", ""),
+        (
+            None,
+            60,
+            timeout,
+            "Unreachable",
+            "worker 0 at 10.0.0.7:8080 has given no report since 2027-01-15T08:00:00Z: no complete answer \
+             within 2 s; nothing was reported yet. The operator reads the progress there: a NetworkPolicy \
+             must let the operator's namespace reach port 8080 of the run's pods.",
+        ),
+        (
+            Some(-5),
+            60,
+            refused,
+            "Unreachable",
+            "connection refused; step 7 of 9 was reported at 2027-01-15T07:59:55Z.",
+        ),
+        (
+            None,
+            60,
+            PollError::Status(403),
+            "Unreachable",
+            "HTTP status 403;",
+        ),
+        (
+            None,
+            60,
+            PollError::TooLarge(7),
+            "ReportRefused",
+            "the answer has more than 7 bytes; nothing was reported yet. Use a trainer image",
+        ),
+    ];
+
+    for (reported_at, seconds, error, reason, part) in rows {
+        let mut recorded = RecordedStatus {
+            stages: vec![stage(reported_at, 0)],
+            ..RecordedStatus::default()
+        };
+
+        let failure = PollFailure {
+            address: SocketAddr::from(([10, 0, 0, 7], 8080)),
+            since: time_at(0),
+            error,
+        };
+
+        let mut seen = observed(seconds);
+        seen.poll_failure = Some(failure);
+        let running = Phase::Running(String::new());
+        write_conditions(&mut recorded, &running, None, &seen);
+        let found = recorded.find_condition("Progressing").unwrap();
+        assert_eq!(found.reason, reason);
+        assert!(found.message.contains(part), "{}", found.message);
+
+        // It says the same a minute later, and goes away with an answer.
+        let message = found.message.clone();
+        if reason == "Unreachable" {
+            seen.now = time_at(seconds + 60);
+            write_conditions(&mut recorded, &running, None, &seen);
+            let found = recorded.find_condition("Progressing").unwrap();
+            assert_eq!(found.message, message);
+        }
+
+        seen.poll_failure = None;
+        recorded.stages = vec![stage(Some(100), 0)];
+        write_conditions(&mut recorded, &running, None, &seen);
+        let found = recorded.find_condition("Progressing").unwrap();
+        assert_eq!(found.reason, "ReportsFresh");
     }
 }
 
@@ -153,7 +222,7 @@ fn at_most_one_of_the_ends_is_true() {
 
     for (phase, expected) in rows {
         let mut recorded = RecordedStatus::default();
-        write_conditions(&mut recorded, &phase, None, &observed(0, false));
+        write_conditions(&mut recorded, &phase, None, &observed(0));
         let status = ["Accepted", "Running", "Complete", "Failed", "Suspended"]
             .map(|type_| recorded.find_condition(type_).unwrap().status.clone());
         assert_eq!(status.join(" "), expected, "{phase:?}");
@@ -171,7 +240,7 @@ fn skipped_samples_degrade_a_run() {
         &mut recorded,
         &Phase::Running(String::new()),
         None,
-        &observed(0, true),
+        &observed(0),
     );
 
     assert!(recorded.is_condition_true("Degraded"));
@@ -197,13 +266,13 @@ fn a_failed_checkpoint_degrades_a_run_before_everything_else() {
     };
 
     let running = Phase::Running(String::new());
-    write_conditions(&mut recorded, &running, None, &observed(0, true));
+    write_conditions(&mut recorded, &running, None, &observed(0));
     let degraded = recorded.find_condition("Degraded").unwrap();
     assert_eq!(degraded.reason, "CheckpointFailed");
     assert!(degraded.message.ends_with("no space is left there"));
 
     recorded.stages[0].state = StageState::Succeeded;
-    write_conditions(&mut recorded, &running, None, &observed(0, true));
+    write_conditions(&mut recorded, &running, None, &observed(0));
     assert_eq!(
         recorded.find_condition("Degraded").unwrap().reason,
         "SamplesSkipped"
@@ -228,7 +297,7 @@ fn a_halved_micro_batch_degrades_a_stage_until_it_is_done() {
             &mut recorded,
             &Phase::Running(String::new()),
             None,
-            &observed(0, true),
+            &observed(0),
         );
 
         assert_eq!(
@@ -243,12 +312,7 @@ fn a_halved_micro_batch_degrades_a_stage_until_it_is_done() {
 fn messages_of_conditions_fit_the_limit_of_kubernetes_in_bytes() {
     let mut recorded = RecordedStatus::default();
     let cause = StatusReason::new("Refused", "中".repeat(20_000));
-    write_conditions(
-        &mut recorded,
-        &Phase::Failed(cause),
-        None,
-        &observed(0, false),
-    );
+    write_conditions(&mut recorded, &Phase::Failed(cause), None, &observed(0));
 
     let failed = recorded.find_condition("Failed").unwrap();
     assert_eq!(failed.message.len(), 32_766);
