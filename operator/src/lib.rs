@@ -13,6 +13,7 @@ pub mod server;
 
 pub mod reconcile;
 
+pub mod dependents;
 pub mod observe;
 pub mod observed;
 pub mod poll_failure;

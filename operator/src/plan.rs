@@ -11,7 +11,7 @@ use crate::{
     observed::ObservedState,
     phase::Phase,
     recorded_status::RecordedStatus,
-    resolve::{RunRef, TrainerDefaults},
+    resolve::RunRef,
     resolved_run::{ResolvedRun, StatusReason},
     status::{conditions, events},
     time,
@@ -21,6 +21,7 @@ pub mod failure;
 mod gate;
 mod leftover_jobs;
 pub mod pending;
+mod requeue;
 mod stage_planner;
 pub mod stages;
 
@@ -50,14 +51,12 @@ pub fn plan_run(
     resolved: Result<ResolvedRun, StatusReason>,
     before: &RecordedStatus,
     observed: &ObservedState,
-    defaults: &TrainerDefaults,
 ) -> ReconcilePlan {
-    let interval = Duration::from_secs(defaults.progress_interval_seconds);
     let mut draft = PlanDraft {
         status: before.clone(),
         create: None,
         remove: Vec::new(),
-        requeue_after: Some(interval),
+        requeue_after: None,
     };
 
     let gate = resolved
@@ -68,14 +67,19 @@ pub fn plan_run(
         // Before the validity of the spec: an edit after the end must not turn a finished run into
         // a rejected one.
         _ if before.has_ended() => {
-            return plan_ended_run(owner, resolved.as_ref().ok(), before, observed, interval);
+            return plan_ended_run(owner, resolved.as_ref().ok(), before, observed);
         }
-        Err(cause) => {
-            // Only a change of the spec helps, and that triggers a reconciliation of its own.
-            draft.requeue_after = None;
-            Phase::Rejected(cause.clone())
+        // Only a change of the spec helps, and that triggers a reconciliation of its own.
+        Err(cause) => Phase::Rejected(cause.clone()),
+        Ok(resolved) => {
+            let phase = draft.advance_run(owner, resolved, observed);
+            draft.requeue_after.get_or_insert_with(|| {
+                let uid = &owner.uid;
+                requeue::requeue_interval(&phase, resolved, &draft.status, observed, uid)
+            });
+
+            phase
         }
-        Ok(resolved) => draft.advance_run(owner, resolved, observed),
     };
 
     draft.remove.extend(leftover_names(owner, before, observed));
@@ -105,7 +109,6 @@ fn plan_ended_run(
     resolved: Option<&ResolvedRun>,
     before: &RecordedStatus,
     observed: &ObservedState,
-    interval: Duration,
 ) -> ReconcilePlan {
     let ttl = resolved.and_then(|resolved| resolved.policy.ttl_seconds_after_finished);
     let ended = before.finished_at.as_deref().unwrap_or_default();
@@ -117,7 +120,7 @@ fn plan_ended_run(
 
     let gate = resolved.and_then(|resolved| resolved.gate.as_ref());
     gate::evaluate_gate(&mut recorded, before, gate, owner.generation, observed);
-    let waits = gate::is_undecided(&recorded).then_some(interval);
+    let waits = gate::is_undecided(&recorded).then(|| requeue::gate_interval(&owner.uid));
     // At least one second: a requeue of zero would repeat until the deletion shows.
     let left_or_one = left.map(|left| Duration::from_secs(left.max(1).unsigned_abs()));
 

@@ -8,6 +8,7 @@ use std::{
 use cnclip_crds::{
     evaluation::CnClipEvaluation,
     names::{FIELD_MANAGER, condition},
+    training::CnClipTraining,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -20,6 +21,7 @@ use kube::{
 
 use crate::{
     apply::{apply_plan, write_status},
+    dependents::Dependents,
     error::ReconcileError,
     metrics::Metrics,
     observe::observe_run,
@@ -38,6 +40,7 @@ pub struct ReconcileContext {
     client: Client,
     poller: ProgressPoller,
     triggers: Triggers,
+    dependents: Dependents,
     defaults: TrainerDefaults,
     metrics: Metrics,
 }
@@ -51,6 +54,7 @@ impl ReconcileContext {
             client,
             poller: ProgressPoller::new(interval, triggers.clone(), metrics.clone()),
             triggers,
+            dependents: Dependents::default(),
             defaults,
             metrics,
         }
@@ -70,6 +74,8 @@ impl ReconcileContext {
     pub fn forget_run<R: RunResource>(&self, run: &impl ResourceExt) {
         let key = run_key::<R>(run);
         self.poller.forget_run(&key);
+        self.dependents.set_references(key.clone(), Vec::new());
+        self.trigger_dependents(&key);
         if R::KIND == CnClipEvaluation::KIND {
             let scores = &self.metrics.scores;
             scores.remove_evaluation(&key.namespace, &key.name);
@@ -78,11 +84,17 @@ impl ReconcileContext {
 
     /// Removes what is kept in memory of runs that were deleted while the watch was interrupted.
     pub fn retain_runs<R: RunResource>(&self, is_there: impl Fn(&str, &str) -> bool) {
-        self.poller
-            .retain_runs(|run| run.kind != R::KIND || is_there(&run.namespace, &run.name));
-
+        let keep = |run: &RunKey| run.kind != R::KIND || is_there(&run.namespace, &run.name);
+        self.poller.retain_runs(keep);
+        self.dependents.retain_runs(keep);
         if R::KIND == CnClipEvaluation::KIND {
             self.metrics.scores.retain_evaluations(is_there);
+        }
+    }
+
+    fn trigger_dependents(&self, run: &RunKey) {
+        for dependent in self.dependents.find_dependents(run) {
+            self.triggers.reconcile(dependent);
         }
     }
 }
@@ -149,6 +161,9 @@ async fn reconcile_once<R: RunResource>(
     };
 
     let owner = RunRef::from_run(&run);
+    // Before the referenced runs are read: what changes in between triggers another reconciliation.
+    let references = referenced_runs(&owner, &run);
+    context.dependents.set_references(owner.key(), references);
     let observed = observe_run(&context.client, &context.poller, &owner, &run).await?;
     // From the stored status: a restarted operator also exports the scores of finished evaluations.
     if let Some(results) = run.task_results() {
@@ -160,7 +175,7 @@ async fn reconcile_once<R: RunResource>(
 
     let resolved = run.resolve_run(&observed, &context.defaults);
     let before = run.recorded_status();
-    let mut plan = plan_run(&owner, resolved, &before, &observed, &context.defaults);
+    let mut plan = plan_run(&owner, resolved, &before, &observed);
     let applied = apply_plan::<R>(&context.client, &owner, &plan).await;
     if let Err(error) = &applied
         && error.is_refusal()
@@ -172,6 +187,9 @@ async fn reconcile_once<R: RunResource>(
     // status that says so before they exist would be wrong if the operator stopped in between.
     if write_status(&context.client, &owner, &run, &plan).await? {
         publish_changes(context, &run, &owner, &before, &plan).await;
+        if plan.status.has_news_for_dependents(&before) {
+            context.trigger_dependents(&owner.key());
+        }
     }
 
     // Only now, so that the status is written; the error still leads to the backoff of
@@ -180,6 +198,20 @@ async fn reconcile_once<R: RunResource>(
     Ok(plan
         .requeue_after
         .map_or_else(Action::await_change, Action::requeue))
+}
+
+fn referenced_runs<R: RunResource>(owner: &RunRef, run: &R) -> Vec<RunKey> {
+    let key = |kind, name: &str| RunKey {
+        kind,
+        namespace: owner.namespace.clone(),
+        name: name.to_owned(),
+    };
+
+    let training = run.training_name();
+    let training = training.map(|name| key(CnClipTraining::KIND, name));
+    let baseline = run.baseline_name();
+    let baseline = baseline.map(|name| key(CnClipEvaluation::KIND, name));
+    training.into_iter().chain(baseline).collect()
 }
 
 /// Reads the run from the API server instead of the watch cache: the status is the operator's only memory,

@@ -68,10 +68,55 @@ impl RecordedStatus {
         self.stages.iter().position(|stage| !over(stage))
     }
 
+    /// Whether something changed that runs which reference this one wait for.
+    pub fn has_news_for_dependents(&self, before: &Self) -> bool {
+        // Not the numbers of the progress, which change every few seconds.
+        self.checkpoints != before.checkpoints
+            || self.results != before.results
+            || self.has_ended() != before.has_ended()
+            || self.observed_generation != before.observed_generation
+    }
+
     /// Whether the last failure is that of an attempt.
     pub fn has_failure_of_attempt(&self, stage: &str, attempt: i32) -> bool {
         self.last_failure
             .as_ref()
             .is_some_and(|failure| failure.stage == stage && failure.attempt == attempt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependents_learn_of_checkpoints_results_ends_and_edits_and_not_of_steps() {
+        let before = RecordedStatus {
+            stages: vec![StageStatus::default()],
+            observed_generation: Some(1),
+            ..RecordedStatus::default()
+        };
+
+        let mut step = before.clone();
+        step.stages[0].step = 7;
+        assert!(!step.has_news_for_dependents(&before));
+        let mut checkpoint = before.clone();
+        checkpoint.checkpoints = vec![CheckpointStatus::default()];
+        let mut result = before.clone();
+        result.results = vec![ResultStatus::default()];
+        let mut edit = before.clone();
+        edit.observed_generation = Some(2);
+        let mut end = before.clone();
+        end.conditions = vec![
+            serde_json::from_value(serde_json::json!({
+                "type": "Failed", "status": "True", "reason": "Data", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap(),
+        ];
+
+        for after in [checkpoint, result, edit, end] {
+            assert!(after.has_news_for_dependents(&before), "{after:?}");
+        }
     }
 }

@@ -9,15 +9,19 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use cnclip_crds::training::CnClipTraining;
+use cnclip_crds::{evaluation::CnClipEvaluation, training::CnClipTraining};
 use cnclip_operator::{
     metrics::Metrics,
     reconcile::{ReconcileContext, reconcile},
-    resolve::TrainerDefaults,
+    resolve::{RunResource, TrainerDefaults},
 };
+use futures::{FutureExt, StreamExt};
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
 use kube::{Client, client::Body, core::PartialObjectMeta};
@@ -98,6 +102,23 @@ fn run(status: Value) -> Value {
     })
 }
 
+fn evaluation() -> Value {
+    json!({
+        "apiVersion": "cnclip.dev/v1alpha1", "kind": "CnClipEvaluation",
+        "metadata": {"name": "scores", "namespace": "team", "uid": "u-2", "generation": 1, "resourceVersion": "18"},
+        "spec": {
+            "checkpoint": {"trainingName": "muge"},
+            "tasks": [{"name": "valid", "retrieval": {"dataset": "s3://data/valid/"}}],
+        },
+    })
+}
+
+fn not_found() -> (StatusCode, Value) {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "not found", "reason": "NotFound", "code": 404});
+    (StatusCode::NOT_FOUND, status)
+}
+
 fn list(items: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
 }
@@ -116,18 +137,24 @@ fn cluster(status: Value, jobs: Value) -> impl Fn(&str) -> (StatusCode, Value) +
     }
 }
 
-async fn step(client: Client) -> Result<(), String> {
+fn context(client: Client) -> Arc<ReconcileContext> {
     let defaults = TrainerDefaults {
         image: "cnclip/trainer:test".to_owned(),
         cuda_image: "cnclip/trainer-cuda:test".to_owned(),
         progress_interval_seconds: 5,
     };
 
-    let context = ReconcileContext::new(client, defaults, Metrics::new().unwrap());
-    let changed: PartialObjectMeta<CnClipTraining> =
-        serde_json::from_value(json!({"metadata": {"name": "muge", "namespace": "team"}})).unwrap();
-    let result = reconcile(Arc::new(changed), Arc::new(context)).await;
+    let metrics = Metrics::new().unwrap();
+    Arc::new(ReconcileContext::new(client, defaults, metrics))
+}
 
+fn changed<R: RunResource>(name: &str) -> Arc<PartialObjectMeta<R>> {
+    let metadata = json!({"metadata": {"name": name, "namespace": "team"}});
+    Arc::new(serde_json::from_value(metadata).unwrap())
+}
+
+async fn step(client: Client) -> Result<(), String> {
+    let result = reconcile(changed::<CnClipTraining>("muge"), context(client)).await;
     result.map(drop).map_err(|error| error.error_chain())
 }
 
@@ -209,12 +236,46 @@ async fn what_the_api_server_refuses_stands_in_the_status() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_gone_is_left_in_peace() {
-    let (client, transcript) = api_server(|_| {
-        let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "not found", "reason": "NotFound", "code": 404});
-        (StatusCode::NOT_FOUND, gone)
+async fn an_evaluation_that_waits_is_reconciled_when_its_training_appears() {
+    let training_there = Arc::new(AtomicBool::new(false));
+    let is_there = training_there.clone();
+    let accepts = cluster(json!(null), json!([]));
+    let (client, _) = api_server(move |line| {
+        let path = line.split(['?', ' ']).nth(1).unwrap_or_default();
+        if path.contains("/cnclipevaluations/scores") {
+            return (StatusCode::OK, evaluation());
+        }
+
+        if path == CLIP && !is_there.load(Ordering::Relaxed) {
+            return not_found();
+        }
+
+        accepts(line)
     });
+
+    let context = context(client);
+    let mut triggered = Box::pin(context.triggers().subscribe("evaluation"));
+    let waiting = changed::<CnClipEvaluation>("scores");
+    reconcile(waiting, context.clone()).await.unwrap();
+    assert!(triggered.next().now_or_never().is_none());
+
+    training_there.store(true, Ordering::Relaxed);
+    let training = changed::<CnClipTraining>("muge");
+    reconcile(training.clone(), context.clone()).await.unwrap();
+    let run = triggered.next().now_or_never().unwrap().unwrap();
+    assert_eq!(
+        (run.namespace.as_str(), run.name.as_str()),
+        ("team", "scores")
+    );
+
+    // Its deletion has no reconciliation.
+    context.forget_run::<CnClipTraining>(&*training);
+    assert!(triggered.next().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_run_that_is_gone_is_left_in_peace() {
+    let (client, transcript) = api_server(|_| not_found());
 
     step(client).await.unwrap();
     assert_eq!(transcript.lines(), [format!("GET {CLIP}")]);

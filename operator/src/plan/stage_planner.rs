@@ -34,6 +34,7 @@ pub(super) struct PlanDraft {
     pub(super) status: RecordedStatus,
     pub(super) create: Option<AttemptObjects>,
     pub(super) remove: Vec<String>,
+    /// Set by what is to be followed up at once.
     pub(super) requeue_after: Option<Duration>,
 }
 

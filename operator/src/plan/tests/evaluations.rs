@@ -240,11 +240,9 @@ fn a_gate_waits_for_its_baseline_after_the_end_and_is_judged_once() {
         "Unknown BaselineMissing"
     );
     let still = reconcile(&mut run, &from_training(nothing(11), complete.clone()));
-    assert_eq!(
-        still.requeue_after,
-        Some(Duration::from_secs(5)),
-        "the baseline may yet be applied"
-    );
+    // The baseline may yet be applied, which triggers a reconciliation.
+    let requeue = still.requeue_after.unwrap().as_secs();
+    assert!((300..375).contains(&requeue), "{requeue}");
 
     let mut old = manifest_fixtures::sample_evaluation();
     let its = well(&old, 12, "evaluate", "s3://y/checkpoints/8-1", 50.9);

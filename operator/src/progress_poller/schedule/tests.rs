@@ -164,6 +164,8 @@ fn an_answer_of_another_pod_is_refused_and_one_to_an_earlier_request_is_dropped(
         .poll()
         .expect("the new pod does not wait for the old one");
     assert!(!bench.finish(poll, Ok(report("p-1", 4))));
+    assert!(bench.watch("muge", "p-2").failure.is_none());
+    assert!(bench.poll().is_none(), "one request at a time");
     assert!(bench.finish(second, Ok(report("p-2", 5))));
     assert_eq!(bench.watch("muge", "p-2").report.unwrap().step, 5);
 }
