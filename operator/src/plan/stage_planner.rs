@@ -1,6 +1,7 @@
 //! Applies the next action of the current stage to a draft of the plan: status updates, objects to create
 //! and objects to delete. [`stages`] decides which action that is. Pure.
 
+mod backlog;
 mod failed_attempt;
 
 use std::time::Duration;
@@ -47,6 +48,10 @@ impl PlanDraft {
         observed: &ObservedState,
     ) -> Phase {
         self.init_stages(resolved);
+        if resolved.per_checkpoint {
+            self.skip_oldest_waiting(observed);
+        }
+
         let Some(index) = self.status.current_stage() else {
             return self.complete_run(resolved, observed);
         };

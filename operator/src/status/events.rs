@@ -57,7 +57,7 @@ fn stage_event(before: Option<&StageStatus>, after: &StageStatus) -> Option<RunE
 
     if after.state == StageState::Skipped && before.is_none_or(|old| old.state != after.state) {
         let message = format!(
-            "{}: its checkpoint was deleted before it was scored",
+            "{}: its checkpoint is not scored; status.history says why",
             after.name
         );
 

@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::*;
 use crate::status::progress::matches_attempt;
 
+mod backlog;
+
 /// What the operator does in one reconcile: plans from what is on record, and puts the plan there.
 fn reconcile(run: &mut CnClipEvaluation, observed: &ObservedState) -> ReconcilePlan {
     let plan = decide(run, &run.recorded_status(), observed);

@@ -42,7 +42,7 @@ fn names(slots: &[Slot]) -> Vec<&str> {
 }
 
 #[test]
-fn namespaces_take_turns_and_the_pod_due_longest_comes_first() {
+fn the_pod_of_a_namespace_that_is_due_longest_comes_first() {
     let start = Instant::now();
     let pods = [
         ("a", "a-late", 3, Lane::Answering),
@@ -55,6 +55,24 @@ fn namespaces_take_turns_and_the_pod_due_longest_comes_first() {
     let mut queue = queue(start, &pods);
     let slots = start_all(&mut queue, start + Duration::from_secs(5));
     assert_eq!(names(&slots), ["a-early", "b-early", "a-late", "b-late"]);
+}
+
+#[test]
+fn namespaces_take_turns_also_when_every_request_ends_before_the_next_one() {
+    let start = Instant::now();
+    let pods: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .flat_map(|namespace| ["1", "2"].map(|name| (namespace, name, 0, Lane::Answering)))
+        .collect();
+
+    let mut queue = queue(start, &pods);
+    let mut order = String::new();
+    while let Next::Start(slot) = queue.pop_due(start) {
+        order += &slot.run.namespace;
+        queue.release(slot);
+    }
+
+    assert_eq!(order, "abcabc");
 }
 
 #[test]

@@ -122,7 +122,7 @@ pub(super) fn stage_status(entry: &ScoredCheckpoint, present: &StageStatus) -> S
     }
 }
 
-/// The most recent checkpoints, newest first. Checkpoints that are not evaluated yet are always included.
+/// The most recent checkpoints, newest first, and all that wait for their evaluation.
 pub(super) fn newest_history(recorded: &RecordedStatus) -> Vec<ScoredCheckpoint> {
     let entries = recorded.history.iter().zip(&recorded.stages).rev();
     let entries = entries.map(|(entry, stage)| ScoredCheckpoint {
@@ -132,12 +132,14 @@ pub(super) fn newest_history(recorded: &RecordedStatus) -> Vec<ScoredCheckpoint>
         ..entry.clone()
     });
 
-    let turn = recorded.current_stage().unwrap_or(recorded.stages.len());
-    entries
+    let is_over = |state| matches!(state, StageState::Succeeded | StageState::Skipped);
+    let newest = entries.enumerate().filter(|(newer, entry)| {
         // The status is the only memory: a pending checkpoint that is left out may be pruned from
         // the training's list too, and would never be scored.
-        .take(MAX_HISTORY.max(recorded.stages.len() - turn))
-        .collect()
+        *newer < MAX_HISTORY || !is_over(entry.state)
+    });
+
+    newest.map(|(_, entry)| entry).collect()
 }
 
 #[cfg(test)]
