@@ -225,6 +225,7 @@ mod tests {
     use zip::write::SimpleFileOptions;
 
     use super::super::Weights;
+    use super::super::tensor_reader::TensorReader;
     use super::*;
 
     /// The pickle of `{"a": tensor}` as PyTorch writes it, the tensor on a storage of floats.
@@ -266,7 +267,8 @@ mod tests {
         let archive = archive.finish().unwrap().into_inner();
         store.put("m.pt", archive.into()).unwrap();
         let weights = Weights::open(&store, "m.pt")?;
-        Ok(weights.get("a").unwrap().to_tensor()?.values)
+        let mut reader = TensorReader::direct();
+        Ok(weights.get("a").unwrap().to_tensor(&mut reader)?.values)
     }
 
     #[test]

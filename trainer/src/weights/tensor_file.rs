@@ -57,8 +57,8 @@ pub(super) struct TensorFile {
     head: Bytes,
     /// PyTorch's container.
     archive: Option<ZipArchive<ObjectReader>>,
-    /// Where entries of it begin, as far as that was looked up.
-    entry_offsets: Mutex<BTreeMap<String, u64>>,
+    /// Where the bytes of its entries lie, as far as that was looked up.
+    entries: Mutex<BTreeMap<String, Range<u64>>>,
 }
 
 /// Where something lies in a file.
@@ -91,7 +91,7 @@ impl TensorFile {
             expected,
             head: store.get_range(name, 0..size.min(HEAD_BYTES))?,
             archive: None,
-            entry_offsets: Mutex::default(),
+            entries: Mutex::default(),
         })
     }
 
@@ -169,19 +169,30 @@ impl TensorFile {
         };
 
         // Bound first: the lock must not be held while a store is asked.
-        let known = lock_ignoring_poison(&self.entry_offsets).get(name).copied();
-        let start = match known {
-            Some(start) => start,
+        let known = lock_ignoring_poison(&self.entries).get(name).cloned();
+        let entry = match known {
+            Some(entry) => entry,
             None => self.look_up_entry(name)?,
         };
 
-        Ok(start + offset)
+        // Behind the entry lies the next one, whose bytes would be read as numbers.
+        let size = entry.end - entry.start;
+        let end = offset.checked_add(length);
+        if end.is_none_or(|end| end > size) {
+            let why = format!("has {size} bytes, too few for its tensor");
+            return Err(self.damaged_entry(name, &why));
+        }
+
+        Ok(entry.start + offset)
     }
 
-    fn look_up_entry(&self, name: &str) -> Result<u64> {
-        let damaged = |why: &str| {
-            self.corrupt_file_error(pytorch::PYTORCH_FORMAT)(format!("its entry {name} {why}"))
-        };
+    fn damaged_entry(&self, name: &str, why: &str) -> Error {
+        self.corrupt_file_error(pytorch::PYTORCH_FORMAT)(format!("its entry {name} {why}"))
+    }
+
+    /// Where the bytes of an entry of the archive lie.
+    fn look_up_entry(&self, name: &str) -> Result<Range<u64>> {
+        let damaged = |why: &str| self.damaged_entry(name, why);
         // Looking up an entry needs a mutable archive; a clone shares the parsed directory.
         let mut archive = self
             .archive
@@ -192,20 +203,12 @@ impl TensorFile {
             .by_name(name)
             .map_err(|error| damaged(&error.to_string()))?;
 
-        // Behind the entry lies the next one, whose bytes would be read as numbers.
-        let end = offset.checked_add(length);
-        if end.is_none_or(|end| end > entry.size()) {
-            return Err(damaged(&format!(
-                "has {} bytes, too few for its tensor",
-                entry.size()
-            )));
-        }
-
         // PyTorch stores entries uncompressed, so that a part of a tensor is a range of the file.
         match entry.data_start() {
             Some(start) if entry.compression() == CompressionMethod::Stored => {
-                lock_ignoring_poison(&self.entry_offsets).insert(name.to_owned(), start);
-                Ok(start)
+                let range = start..start + entry.size();
+                lock_ignoring_poison(&self.entries).insert(name.to_owned(), range.clone());
+                Ok(range)
             }
             _ => Err(damaged("is compressed")),
         }

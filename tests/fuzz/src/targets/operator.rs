@@ -141,7 +141,7 @@ fn reconcile<R: RunResource>(run: &R, observed: &ObservedState) -> R {
     let recorded = run.recorded_status();
     let plan = || {
         let resolved = run.resolve_run(observed, &defaults);
-        plan_run(&owner, resolved, &recorded, observed, &defaults)
+        plan_run(&owner, resolved, &recorded, observed)
     };
 
     let status = plan().status;
@@ -188,6 +188,7 @@ fn pod(stage: &str, state: WorkerState) -> WorkerPod {
         ends_by: None,
         deleted_at: None,
         ended_at: None,
+        sidecar_running: false,
         disruption: None,
         state,
     }
