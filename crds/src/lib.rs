@@ -17,6 +17,7 @@ pub mod field_problem;
 pub mod grace;
 pub mod model;
 pub mod names;
+pub mod rendezvous_secret;
 pub mod report;
 mod schema;
 pub mod stage;

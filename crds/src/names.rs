@@ -50,6 +50,9 @@ pub const VOCABULARY_SHA256: &str =
 pub const ENV_POD_UID: &str = "POD_UID";
 /// Environment variable: index of a worker, from 0; set by an Indexed Job.
 pub const ENV_WORKER_INDEX: &str = "JOB_COMPLETION_INDEX";
+/// Environment variable: the [secret](crate::rendezvous_secret::RendezvousSecret) that the workers of an attempt
+/// prove to each other.
+pub const ENV_RENDEZVOUS_SECRET: &str = "CNCLIP_RENDEZVOUS_SECRET";
 /// Environment variable: path of the termination message.
 pub const ENV_TERMINATION_LOG: &str = "CNCLIP_TERMINATION_LOG";
 /// Default termination message path of Kubernetes.

@@ -19,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::ReconcileError,
+    objects::job,
     plan::ReconcilePlan,
     resolve::{RunRef, RunResource},
 };
@@ -43,7 +44,7 @@ pub async fn apply_plan<R: RunResource>(
     if let Some(objects) = &plan.create {
         apply_object(client, owner, &objects.config_map).await?;
         apply_object(client, owner, &objects.service).await?;
-        apply_object(client, owner, &objects.job).await?;
+        apply_job(client, owner, objects.job.clone()).await?;
     }
 
     if plan.delete_run {
@@ -110,6 +111,33 @@ fn apply_params() -> PatchParams {
     PatchParams::apply(names::FIELD_MANAGER).force()
 }
 
+/// Applies a Job. One that exists keeps the secret of its workers, some of which may know it already: a request that
+/// timed out may have created it after it was observed as missing.
+async fn apply_job(client: &Client, owner: &RunRef, mut job: Job) -> Result<(), ReconcileError> {
+    let name = job.name_any();
+    let Some(drawn) = job::secret_variable(&mut job) else {
+        return apply_object(client, owner, &job).await;
+    };
+
+    let api = Api::<Job>::namespaced(client.clone(), &owner.namespace);
+    let existing = api
+        .get_opt(&name)
+        .await
+        .map_err(|source| apply_error::<Job>(&name, source))?;
+
+    if let Some(kept) = existing
+        .and_then(|mut existing| job::secret_variable(&mut existing).map(|kept| kept.clone()))
+    {
+        *drawn = kept;
+    }
+
+    // The API server's answer to a Job that it does not take may show all of its template.
+    let secret = drawn.value.clone().unwrap_or_default();
+    apply_object(client, owner, &job)
+        .await
+        .map_err(|error| error.redact(&secret))
+}
+
 async fn apply_object<K>(client: &Client, owner: &RunRef, object: &K) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -123,11 +151,15 @@ where
     api.patch(&name, &apply_params(), &Patch::Apply(object))
         .await
         .map(drop)
-        .map_err(|source| ReconcileError::Apply {
-            kind: kind_name::<K>(),
-            name,
-            source: Box::new(source),
-        })
+        .map_err(|source| apply_error::<K>(&name, source))
+}
+
+fn apply_error<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> ReconcileError {
+    ReconcileError::Apply {
+        kind: kind_name::<K>(),
+        name: name.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 async fn delete_object<K>(client: &Client, owner: &RunRef, name: &str) -> Result<(), ReconcileError>

@@ -18,6 +18,13 @@ pub enum ReconcileError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The operating system gave no random numbers.
+    #[error("drawing a secret for the workers")]
+    DrawSecret {
+        /// Error of the operating system.
+        #[source]
+        source: getrandom::Error,
+    },
     /// An object could not be applied.
     #[error("applying {kind} {name}")]
     Apply {
@@ -56,6 +63,7 @@ impl ReconcileError {
     pub fn metric_label(&self) -> &'static str {
         match self {
             Self::Observe { .. } => "observe",
+            Self::DrawSecret { .. } => "draw_secret",
             Self::Apply { .. } => "apply",
             Self::Delete { .. } => "delete",
             Self::WriteStatus { .. } => "write_status",
@@ -73,11 +81,34 @@ impl ReconcileError {
         let (Self::Observe { source, .. }
         | Self::Apply { source, .. }
         | Self::Delete { source, .. }
-        | Self::WriteStatus { source, .. }) = self;
+        | Self::WriteStatus { source, .. }) = self
+        else {
+            return false;
+        };
 
         // Not 409: a conflict means that the run has changed since it was read, and the next
         // reconciliation reads it again. 403 is also the answer to an exceeded ResourceQuota.
         matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
+    }
+
+    /// The error without a secret that the API server may have repeated in its answer.
+    #[must_use]
+    pub fn redact(mut self, secret: &str) -> Self {
+        if let Self::Apply { source, .. } = &mut self
+            && let kube::Error::Api(status) = &mut **source
+            && !secret.is_empty()
+        {
+            let causes = status
+                .details
+                .iter_mut()
+                .flat_map(|details| &mut details.causes);
+            let messages = causes.map(|cause| &mut cause.message);
+            for message in messages.chain([&mut status.message]) {
+                *message = message.replace(secret, "[redacted]");
+            }
+        }
+
+        self
     }
 
     /// The error and its sources in one line.

@@ -130,5 +130,6 @@ pub(crate) fn attempt_objects(run: &impl RunResource, observed: &ObservedState) 
         &resolved,
         &resolved.stages[0],
         attempt,
+        observed.drawn_secret.as_ref(),
     )
 }

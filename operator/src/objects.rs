@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cnclip_crds::names;
+use cnclip_crds::{names, rendezvous_secret::RendezvousSecret};
 use k8s_openapi::{
     api::{
         batch::v1::Job,
@@ -36,22 +36,24 @@ pub struct AttemptObjects {
 }
 
 impl AttemptObjects {
-    /// The objects of an attempt at a stage.
+    /// The objects of an attempt at a stage; its workers, if there are several, share the secret.
     pub fn for_attempt(
         owner: &RunRef,
         resolved: &ResolvedRun,
         stage: &ResolvedStage,
         attempt: Attempt,
+        secret: Option<&RendezvousSecret>,
     ) -> Self {
         let metadata = object_metadata(owner, &stage.name, attempt.number);
         let config = stage
             .config
             .for_attempt(attempt, service::coordinator_address(&metadata));
+        let secret = secret.filter(|_| resolved.workers.replicas > 1);
 
         Self {
             config_map: config_map::build_config_map(metadata.clone(), &config),
             service: service::build_service(metadata.clone(), resolved.workers.replicas),
-            job: job::build_job(metadata, resolved, &config),
+            job: job::build_job(metadata, resolved, &config, secret),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use cnclip_crds::{names, report::ProgressReport};
+use cnclip_crds::{names, rendezvous_secret::RendezvousSecret, report::ProgressReport};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -27,7 +27,7 @@ use crate::{
 /// Reads the objects of a run and what is known of its progress.
 ///
 /// # Errors
-/// If the API server could not be read.
+/// If the API server could not be read, or the system has no random numbers.
 pub async fn observe_run<R: RunResource>(
     client: &Client,
     poller: &ProgressPoller,
@@ -42,6 +42,7 @@ pub async fn observe_run<R: RunResource>(
     let pods = list_owned::<Pod>(client, owner, "Pods").await?;
     let mut observed = ObservedState {
         now: Timestamp::now(),
+        drawn_secret: Some(draw_secret()?),
         jobs: jobs
             .iter()
             .filter_map(|job| observed::parse_job(job, &owner.uid))
@@ -60,6 +61,12 @@ pub async fn observe_run<R: RunResource>(
     observed.report = progress.report.as_deref().cloned();
     observed.poll_failure = progress.failure;
     Ok(observed)
+}
+
+fn draw_secret() -> Result<RendezvousSecret, ReconcileError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|source| ReconcileError::DrawSecret { source })?;
+    Ok(RendezvousSecret::from_random(bytes))
 }
 
 async fn list_owned<K>(

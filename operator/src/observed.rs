@@ -4,7 +4,8 @@ mod jobs;
 mod pods;
 
 use cnclip_crds::{
-    evaluation::CnClipEvaluation, names, report::ProgressReport, training::CnClipTraining,
+    evaluation::CnClipEvaluation, names, rendezvous_secret::RendezvousSecret,
+    report::ProgressReport, training::CnClipTraining,
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
@@ -19,6 +20,8 @@ use crate::poll_failure::PollFailure;
 pub struct ObservedState {
     /// Time of the observation.
     pub now: Timestamp,
+    /// A secret that was drawn for this reconciliation, for the workers of an attempt that begins now.
+    pub drawn_secret: Option<RendezvousSecret>,
     /// Jobs of the run.
     pub jobs: Vec<ObservedJob>,
     /// Pods of the run.

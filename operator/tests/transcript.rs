@@ -190,6 +190,95 @@ async fn a_new_run_is_read_once_and_given_its_objects_before_its_status() {
     assert_eq!(written, json!({"name": "muge", "resourceVersion": "17"}));
 }
 
+/// Answers for a cluster with this run of two workers, in which the Job is there as soon as it is read by its name.
+fn cluster_of_two(job: Value) -> impl Fn(&str) -> (StatusCode, Value) + Clone {
+    let alone = cluster(json!(null), json!([]));
+    move |line| {
+        let (code, mut answer) = alone(line);
+        if line.starts_with(&format!("GET {CLIP}")) {
+            answer["spec"]["workers"]["replicas"] = json!(2);
+        }
+
+        match line {
+            "GET /apis/batch/v1/namespaces/team/jobs/muge-align-1" if job.is_null() => {
+                let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": "not found", "reason": "NotFound", "code": 404});
+                (StatusCode::NOT_FOUND, gone)
+            }
+            "GET /apis/batch/v1/namespaces/team/jobs/muge-align-1" => (code, job.clone()),
+            _ => (code, answer),
+        }
+    }
+}
+
+fn secret_in(job: &Value) -> String {
+    let env = "/spec/template/spec/containers/0/env";
+    let variables = job.pointer(env).unwrap().as_array().unwrap();
+    let secret = variables
+        .iter()
+        .find(|one| one["name"] == "CNCLIP_RENDEZVOUS_SECRET");
+
+    secret.unwrap()["value"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn each_job_of_several_workers_gets_a_secret_of_its_own() {
+    let mut secrets = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let (client, transcript) = api_server(cluster_of_two(json!(null)));
+        step(client).await.unwrap();
+        let secret = secret_in(&transcript.body("PATCH /apis/batch"));
+        assert_eq!(secret.len(), 64);
+        // The Job alone has it.
+        for part in ["configmaps", "services", "/status"] {
+            assert!(!transcript.body(part).to_string().contains(&secret));
+        }
+
+        secrets.insert(secret);
+    }
+
+    assert_eq!(secrets.len(), 3);
+}
+
+#[tokio::test]
+async fn a_job_that_exists_meanwhile_keeps_its_secret() {
+    let kept = "ab".repeat(32);
+    let job = json!({"metadata": {"name": "muge-align-1"}, "spec": {"template": {"spec": {"containers": [
+        {"name": "trainer", "env": [{"name": "CNCLIP_RENDEZVOUS_SECRET", "value": kept}]}]}}}});
+
+    let (client, transcript) = api_server(cluster_of_two(job));
+    step(client).await.unwrap();
+    assert_eq!(secret_in(&transcript.body("PATCH /apis/batch")), kept);
+}
+
+#[tokio::test]
+async fn a_refused_job_does_not_show_its_secret() {
+    let kept = "ab".repeat(32);
+    let job = json!({"metadata": {"name": "muge-align-1"}, "spec": {"template": {"spec": {"containers": [
+        {"name": "trainer", "env": [{"name": "CNCLIP_RENDEZVOUS_SECRET", "value": kept}]}]}}}});
+
+    let message =
+        format!("Job is invalid: spec.template: Invalid value: {job}: field is immutable");
+    let accepts = cluster_of_two(job);
+    let (client, transcript) = api_server(move |line| {
+        if !line.starts_with("PATCH /apis/batch") {
+            return accepts(line);
+        }
+
+        let refusal = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": "Invalid", "code": 422, "details": {"name": "muge-align-1",
+            "causes": [{"reason": "FieldValueInvalid", "message": message, "field": "spec.template"}]}});
+        (StatusCode::UNPROCESSABLE_ENTITY, refusal)
+    });
+
+    let error = step(client).await.unwrap_err();
+    assert!(error.contains("[redacted]"), "{error}");
+    assert!(!error.contains(&kept), "{error}");
+    let status = transcript.body("/status").to_string();
+    assert!(status.contains("field is immutable"), "{status}");
+    assert!(!status.contains(&kept), "{status}");
+}
+
 #[tokio::test]
 async fn a_run_as_it_should_be_is_only_read() {
     let job = json!({"metadata": {"name": "muge-align-1", "labels": {

@@ -17,7 +17,7 @@ use cnclip_compute::collective::Collective;
 use cnclip_compute::ops::dropout::Dropout;
 use cnclip_compute::ops::patchify::PixelBatch;
 use cnclip_crds::model::ModelConfig;
-use cnclip_crds::names::{ENV_WORKER_INDEX, RENDEZVOUS_PORT};
+use cnclip_crds::names::{ENV_RENDEZVOUS_SECRET, ENV_WORKER_INDEX, RENDEZVOUS_PORT};
 use cnclip_crds::trainer_config::{DistributedConfig, RunIdentity};
 use cnclip_distributed::{Communicator, JoinRequest, LocalRanks};
 use cnclip_nn::accumulate::GradientAccumulator;
@@ -126,7 +126,9 @@ fn start(arguments: &Arguments) -> anyhow::Result<Vec<Child>> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(std::env::args_os().skip(1))
-            .env(ENV_WORKER_INDEX, worker.to_string());
+            .env(ENV_WORKER_INDEX, worker.to_string())
+            // On one machine, for the length of a benchmark.
+            .env(ENV_RENDEZVOUS_SECRET, "benchmark".repeat(4));
 
         command
             .env("RAYON_NUM_THREADS", arguments.threads.to_string())
@@ -176,6 +178,5 @@ fn main() -> anyhow::Result<()> {
         Ok(())
     };
 
-    Ok(LocalRanks::join_workers(&config, &claim, &|| false)?
-        .run_ranks::<cnclip::error::Error>(job, job)?)
+    Ok(LocalRanks::join_workers(&config, &claim)?.run_ranks::<cnclip::error::Error>(job, job)?)
 }

@@ -103,7 +103,7 @@ fn score_on_local_ranks(
         ..config.clone()
     };
     let request = JoinRequest::new(&config.run, &shared_config)?;
-    let ranks = LocalRanks::join_workers(&config.world, &request, &|| false)?;
+    let ranks = LocalRanks::join_workers(&config.world, &request)?;
 
     let evaluate = |communicator: &Communicator, reporter: &Reporter| {
         let memory = memory(communicator.rank())?;

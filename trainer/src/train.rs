@@ -71,7 +71,7 @@ pub fn train_stage_with_memory(
     };
 
     let request = JoinRequest::new(&config.run, &comparable)?;
-    let local_ranks = LocalRanks::join_workers(&config.world, &request, &|| stop.is_requested())?;
+    let local_ranks = LocalRanks::join_workers(&config.world, &request)?;
     let first_rank = |communicator: Arc<Communicator>| {
         train_rank(
             config,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cnclip_crds::names::{ENV_TERMINATION_LOG, ENV_WORKER_INDEX};
+use cnclip_crds::names::{ENV_RENDEZVOUS_SECRET, ENV_TERMINATION_LOG, ENV_WORKER_INDEX};
 use cnclip_crds::report::ProgressReport;
 use cnclip_crds::trainer_config::{TrainConfig, TrainingLength};
 
@@ -49,6 +49,7 @@ impl Worker {
             .args(["train", "--config"])
             .arg(&file)
             .env(ENV_WORKER_INDEX, worker.to_string())
+            .env(ENV_RENDEZVOUS_SECRET, workers::SHARED_SECRET)
             .env(ENV_TERMINATION_LOG, folder.join(format!("end-{worker}")))
             .env("CNCLIP_STUCK_STEP_SECONDS", "3")
             .stdout(Stdio::null())

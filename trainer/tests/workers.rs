@@ -3,8 +3,10 @@
 #![cfg(test)]
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use cnclip_crds::names::ENV_RENDEZVOUS_SECRET;
 use cnclip_crds::report::TrainerActivity;
 use cnclip_crds::trainer_config::{TrainConfig, TrainingLength};
 
@@ -19,7 +21,10 @@ mod small;
 #[path = "support/workers.rs"]
 #[allow(dead_code, reason = "shared with the tests of stops")]
 mod workers;
-use workers::{free_coordinator_address, start_evaluation, start_training, wait_until};
+use workers::{
+    SHARED_SECRET, free_coordinator_address, start_evaluation, start_training, wait_until,
+    worker_command, write_config,
+};
 
 /// A run of many short steps, of so many workers.
 fn config(folder: &Path, name: &str, replicas: i32) -> TrainConfig {
@@ -222,4 +227,78 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
         "{}",
         run.failure_message(0)
     );
+}
+
+#[test]
+fn a_worker_without_the_secret_ends_with_78_and_the_others_train() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut config = config(folder, "secret", 2);
+    config.length = TrainingLength::Steps(2);
+    let file = write_config(folder, "secret", &config);
+    let worker = |worker| {
+        let mut command = worker_command(folder, "train", &file, worker);
+        command.current_dir(folder).env("RUST_LOG", "trace");
+        command
+    };
+
+    let first = worker(0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+
+    let other = "fedcba9876543210fedcba9876543210";
+    let refused = worker(1)
+        .env(ENV_RENDEZVOUS_SECRET, other)
+        .output()
+        .unwrap();
+    let missing = worker(1)
+        .env_remove(ENV_RENDEZVOUS_SECRET)
+        .output()
+        .unwrap();
+    for (ended, expected) in [
+        (&refused, "CNCLIP_RENDEZVOUS_SECRET differs between the two"),
+        (&missing, "CNCLIP_RENDEZVOUS_SECRET is not set"),
+    ] {
+        let log = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(78), "{log}");
+        assert!(log.contains(expected), "{log}");
+        assert!(!log.contains(other), "{log}");
+    }
+
+    let second = worker(1).output().unwrap();
+    let first = first.wait_with_output().unwrap();
+    for ended in [&first, &second] {
+        let log = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(0), "{log}");
+        assert!(log.contains("rendezvous complete"), "{log}");
+    }
+
+    // Nothing that is written shows it: neither logs and reports nor what is in the store.
+    for output in [first.stdout, first.stderr, second.stdout, second.stderr] {
+        assert!(!contains_secret(&output));
+    }
+    assert!(files_below(folder) > 5);
+}
+
+fn contains_secret(bytes: &[u8]) -> bool {
+    let secret = SHARED_SECRET.as_bytes();
+    bytes.windows(secret.len()).any(|window| window == secret)
+}
+
+/// Looks for the secret in all files; how many there are.
+fn files_below(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                return files_below(&path);
+            }
+
+            assert!(!contains_secret(&std::fs::read(&path).unwrap()), "{path:?}");
+            1
+        })
+        .sum()
 }

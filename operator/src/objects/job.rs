@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cnclip_crds::{
     common::{WorkerResources, WorkersSpec},
     names,
+    rendezvous_secret::RendezvousSecret,
     stage::Accelerator,
 };
 use k8s_openapi::{
@@ -35,8 +36,13 @@ const UNREACHABLE_TOLERATION_SECONDS: i64 = 30;
 /// Extended resource of a GPU.
 const GPU_RESOURCE: &str = "nvidia.com/gpu";
 
-/// Builds the Job.
-pub fn build_job(metadata: ObjectMeta, resolved: &ResolvedRun, config: &TrainerConfig) -> Job {
+/// Builds the Job. The workers of the attempt, and no other, know the secret.
+pub fn build_job(
+    metadata: ObjectMeta,
+    resolved: &ResolvedRun,
+    config: &TrainerConfig,
+    secret: Option<&RendezvousSecret>,
+) -> Job {
     let name = metadata.name.clone().unwrap_or_default();
     let labels = metadata.labels.clone();
     Job {
@@ -57,7 +63,7 @@ pub fn build_job(metadata: ObjectMeta, resolved: &ResolvedRun, config: &TrainerC
                     annotations: Some(scrape_annotations()),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod_spec(&name, resolved, config)),
+                spec: Some(pod_spec(&name, resolved, config, secret)),
             },
             ..JobSpec::default()
         }),
@@ -99,12 +105,17 @@ fn scrape_annotations() -> BTreeMap<String, String> {
     .into()
 }
 
-fn pod_spec(name: &str, resolved: &ResolvedRun, config: &TrainerConfig) -> PodSpec {
+fn pod_spec(
+    name: &str,
+    resolved: &ResolvedRun,
+    config: &TrainerConfig,
+    secret: Option<&RendezvousSecret>,
+) -> PodSpec {
     let workers = &resolved.workers;
     PodSpec {
         // The trainer does not use the Kubernetes API. Workload identity projects tokens of its own.
         automount_service_account_token: Some(false),
-        containers: vec![trainer_container(resolved, config)],
+        containers: vec![trainer_container(resolved, config, secret)],
         // The kubelet must not restart the container in place: the end of the pod is what the
         // operator classifies.
         restart_policy: Some("Never".to_owned()),
@@ -187,7 +198,11 @@ fn pod_volumes(config_map: &str) -> Vec<Volume> {
     vec![config, scratch]
 }
 
-fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Container {
+fn trainer_container(
+    resolved: &ResolvedRun,
+    config: &TrainerConfig,
+    secret: Option<&RendezvousSecret>,
+) -> Container {
     Container {
         name: names::TRAINER_CONTAINER.to_owned(),
         image: Some(resolved.image.clone()),
@@ -197,7 +212,7 @@ fn trainer_container(resolved: &ResolvedRun, config: &TrainerConfig) -> Containe
             "--config".to_owned(),
             names::CONFIG_PATH.to_owned(),
         ]),
-        env: Some(container_env()),
+        env: Some(container_env(secret)),
         env_from: resolved
             .secret
             .clone()
@@ -241,7 +256,7 @@ fn container_port(port: service::WorkerPort) -> ContainerPort {
     }
 }
 
-fn container_env() -> Vec<EnvVar> {
+fn container_env(secret: Option<&RendezvousSecret>) -> Vec<EnvVar> {
     let pod_uid = EnvVar {
         name: names::ENV_POD_UID.to_owned(),
         value_from: Some(EnvVarSource {
@@ -260,7 +275,25 @@ fn container_env() -> Vec<EnvVar> {
         ..EnvVar::default()
     };
 
-    vec![pod_uid, termination_log]
+    // In the Job itself and in no Secret: the operator has no permission for those.
+    let secret = secret.map(|secret| EnvVar {
+        name: names::ENV_RENDEZVOUS_SECRET.to_owned(),
+        value: Some(secret.reveal().to_owned()),
+        ..EnvVar::default()
+    });
+
+    [pod_uid, termination_log]
+        .into_iter()
+        .chain(secret)
+        .collect()
+}
+
+/// The variable of a Job's container that has the secret of its workers.
+pub fn secret_variable(job: &mut Job) -> Option<&mut EnvVar> {
+    let pod = job.spec.as_mut()?.template.spec.as_mut()?;
+    let container = pod.containers.first_mut()?;
+    let mut variables = container.env.iter_mut().flatten();
+    variables.find(|variable| variable.name == names::ENV_RENDEZVOUS_SECRET)
 }
 
 /// By reference only: the kubelet reads the Secret, the operator has no permission to.

@@ -184,7 +184,13 @@ impl StagePlanner<'_> {
             halve_micro_batch: self.stage_status().micro_batch_halved,
         };
 
-        let objects = AttemptObjects::for_attempt(self.owner, self.resolved, self.stage(), attempt);
+        let objects = AttemptObjects::for_attempt(
+            self.owner,
+            self.resolved,
+            self.stage(),
+            attempt,
+            self.observed.drawn_secret.as_ref(),
+        );
         self.draft.create = Some(objects);
         self.remove_old_attempts(number);
 

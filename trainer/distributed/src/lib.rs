@@ -10,9 +10,9 @@
 //! # Protocol
 //! A run goes through three phases. What happens when a peer dies depends on the phase:
 //!
-//! 1. **Rendezvous.** Every worker connects to worker 0 (the coordinator) and sends a hello. Worker 0
-//!    compares it with its own, refuses a worker of another run, version or configuration, and answers
-//!    all of them once everybody is there with the table of ring addresses and a random secret. A worker
+//! 1. **Rendezvous.** Every worker connects to worker 0 (the coordinator) and sends a hello; both prove that they
+//!    know the secret of the run. Worker 0 compares the hello with its own, refuses a worker of another run, version
+//!    or configuration, and answers all of them once everybody is there with the table of ring addresses. A worker
 //!    that dies before that answer may come again; nobody else notices.
 //! 2. **Training.** Collectives run around the ring. The control connections stay open and carry a
 //!    heartbeat a second. A closed connection, ten seconds without a heartbeat, or a reported failure is
@@ -40,6 +40,7 @@
 //! ```
 
 mod abort_state;
+mod authentication;
 mod communicator;
 mod control;
 pub mod control_message;

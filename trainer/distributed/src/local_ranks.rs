@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex};
 use cnclip_compute::collective::Collective;
 use cnclip_compute::digest::sha256;
 use cnclip_compute::sync::{ignore_poison, lock_ignoring_poison};
-use cnclip_crds::names::ENV_WORKER_INDEX;
+use cnclip_crds::names::{ENV_RENDEZVOUS_SECRET, ENV_WORKER_INDEX};
 use cnclip_crds::trainer_config::{DistributedConfig, RunIdentity};
 use serde::Serialize;
 
 use crate::abort_state::AbortState;
+use crate::authentication::Authenticator;
 use crate::communicator::{Communicator, CommunicatorParts};
 use crate::control::ControlPlane;
 use crate::control_message::WorkerHello;
 use crate::error::{Error, Origin, RankError, Result};
 use crate::link::create_link;
-use crate::rendezvous::{RendezvousLinks, run_rendezvous};
+use crate::rendezvous::{RendezvousLinks, StopRequest, run_rendezvous};
 use crate::ring::{RingCollective, RingLinks};
 use crate::topology::{RING_CHANNELS, WorkerTopology};
 
@@ -56,16 +57,11 @@ pub struct LocalRanks {
 }
 
 impl LocalRanks {
-    /// One rank for each device of this process, joined with those of the other workers. `stop` is polled
-    /// while waiting for these.
+    /// One rank for each device of this process, joined with those of the other workers.
     ///
     /// # Errors
     /// If the workers do not find each other.
-    pub fn join_workers(
-        config: &DistributedConfig,
-        request: &JoinRequest<'_>,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Self> {
+    pub fn join_workers(config: &DistributedConfig, request: &JoinRequest<'_>) -> Result<Self> {
         let workers = config.replicas as usize;
         let devices = config.devices as usize;
         if workers == 1 {
@@ -75,6 +71,8 @@ impl LocalRanks {
         let coordinator = config.coordinator.as_deref().unwrap_or_default();
         let worker_index = std::env::var(ENV_WORKER_INDEX).ok();
         let worker = parse_worker_index(worker_index.as_deref(), workers)?;
+        let secret = std::env::var(ENV_RENDEZVOUS_SECRET).ok();
+        let authenticator = Authenticator::from_variable(secret.as_deref(), workers)?;
         let run = request.run;
         // By hand a run has a name alone.
         let run_id = if run.uid.is_empty() {
@@ -96,7 +94,9 @@ impl LocalRanks {
         };
 
         tracing::info!(worker, workers, coordinator, "rendezvous started");
-        let ranks = Self::join_rendezvous(coordinator, hello, stop)?;
+        // A signal ends the process while there is no state to save.
+        let never = || false;
+        let ranks = Self::join_rendezvous(coordinator, hello, &authenticator, &never)?;
         tracing::info!(worker, workers, "rendezvous complete");
         Ok(ranks)
     }
@@ -105,12 +105,13 @@ impl LocalRanks {
     pub(super) fn join_rendezvous(
         coordinator: &str,
         hello: WorkerHello,
-        stop: &dyn Fn() -> bool,
+        authenticator: &Authenticator,
+        stop: StopRequest<'_>,
     ) -> Result<Self> {
         let abort_state = Arc::default();
         let topology = hello.topology();
         let RendezvousLinks { control, channels } =
-            run_rendezvous(coordinator, hello, &abort_state, stop)?;
+            run_rendezvous(coordinator, hello, authenticator, &abort_state, stop)?;
         let control = Some(Arc::new(control));
 
         Ok(Self::from_links(topology, channels, abort_state, control))

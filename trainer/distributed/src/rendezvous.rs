@@ -1,16 +1,19 @@
 //! How the workers of a run find each other: all connect to worker 0, which answers once everybody is there.
-//! A worker that does not belong is refused with a reason, and disturbs no other worker.
+//! A worker that does not belong is refused with a reason, and disturbs no other worker; nor does anybody else who
+//! connects. Every connection begins with a [handshake] in which both sides prove that they know the secret of the run.
 //!
 //! 1. Each worker opens a port for its ring connections, and sends its number in a hello to worker 0.
 //! 2. Worker 0 answers all of them with the table of ring addresses, once they are complete. The
 //!    connection to it stays open: it becomes the control plane.
-//! 3. Each worker connects to the next one's ring port, once for each channel, and identifies itself with
-//!    the secret of the table.
+//! 3. Each worker connects to the next one's ring port, once for each channel. What it proves covers the random
+//!    number of the table, so that it is of this rendezvous.
 //!
 //! Heartbeats start between 2 and 3: a worker that dies before the ring is closed is detected like any
 //! other.
 
+mod acceptor;
 mod client;
+mod handshake;
 mod server;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::abort_state::AbortState;
+use crate::authentication::{Authenticator, Nonce};
 use crate::control::{ControlPlane, PeerConnection};
 use crate::control_message::{ControlMessage, WorkerHello};
 use crate::error::{Error, Result};
@@ -25,12 +29,12 @@ use crate::link::{start_incoming_link, start_outgoing_link};
 use crate::ring::RingLinks;
 use crate::topology::RENDEZVOUS_TIMEOUT;
 
-/// How long a connection may take to send its first message. Port scanners and health checks connect and
-/// send nothing.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How often a waiting worker tries again, and checks whether it is to stop.
 const RENDEZVOUS_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Connections that the system keeps until they are accepted. The standard library's 128 are gone at once when somebody
+/// opens many, and a worker whose connection is dropped waits for a second; a system with a smaller limit keeps to that.
+const BACKLOG: i32 = 4096;
 
 /// The connections of a worker: the control plane, and for each channel a link to the next worker and from
 /// the previous one.
@@ -45,13 +49,13 @@ struct RendezvousPeers {
     connections: Vec<PeerConnection>,
     /// The ring port of each worker.
     rings: Vec<SocketAddr>,
-    secret: u64,
+    session: Nonce,
 }
 
 /// What a ring connection identifies itself with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct RingIdentity {
-    secret: u64,
+    session: Nonce,
     worker: usize,
 }
 
@@ -62,8 +66,9 @@ struct RingIdentity {
 pub(super) fn run_rendezvous(
     coordinator: &str,
     mut hello: WorkerHello,
+    authenticator: &Authenticator,
     abort_state: &Arc<AbortState>,
-    stop: &dyn Fn() -> bool,
+    stop: StopRequest<'_>,
 ) -> Result<RendezvousLinks> {
     let ring_listener =
         bind_any_address(0).map_err(|error| network_error("listen for other workers", &error))?;
@@ -74,16 +79,17 @@ pub(super) fn run_rendezvous(
 
     let deadline = RendezvousDeadline {
         deadline: Instant::now() + RENDEZVOUS_TIMEOUT,
+        abort_state,
         stop,
     };
 
     let RendezvousPeers {
         connections,
         rings,
-        secret,
+        session,
     } = match hello.worker {
-        0 => server::serve_rendezvous(coordinator, &hello, &deadline)?,
-        _ => client::connect_to_coordinator(coordinator, &hello, &deadline)?,
+        0 => server::serve_rendezvous(coordinator, &hello, authenticator, &deadline)?,
+        _ => client::connect_to_coordinator(coordinator, &hello, authenticator, &deadline)?,
     };
 
     let topology = hello.topology();
@@ -93,15 +99,29 @@ pub(super) fn run_rendezvous(
     let worker = topology.worker;
     let workers = topology.workers;
     let next_address = rings[(worker + 1) % workers];
-    let own_identity = RingIdentity { secret, worker };
+    let own_identity = RingIdentity { session, worker };
     let previous_identity = RingIdentity {
-        secret,
+        session,
         worker: (worker + workers - 1) % workers,
     };
 
-    // Connecting first does not deadlock: the system accepts connections to a listening port by itself.
-    let outgoing = client::connect_next_worker(next_address, own_identity, &deadline)?;
-    let incoming = server::accept_previous_worker(&ring_listener, previous_identity, &deadline)?;
+    // At the same time: each waits for the answer of a neighbour that does the same.
+    let (outgoing, incoming) = std::thread::scope(|scope| {
+        let connect =
+            || client::connect_next_worker(next_address, own_identity, authenticator, &deadline);
+        let outgoing = scope.spawn(connect);
+        let incoming = server::accept_previous_worker(
+            ring_listener,
+            previous_identity,
+            authenticator,
+            &deadline,
+        );
+
+        (outgoing.join(), incoming)
+    });
+
+    let outgoing = outgoing.map_err(|_| Error::Bug("the thread that connects died".into()))??;
+    let incoming = incoming?;
     let channels = start_links(outgoing, incoming, abort_state)
         .map_err(|error| network_error("link the workers", &error))?;
 
@@ -126,16 +146,21 @@ fn start_links(
         .collect()
 }
 
+/// Whether this process is to stop.
+pub(super) type StopRequest<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// How long to wait for others.
 struct RendezvousDeadline<'a> {
     deadline: Instant,
-    stop: &'a dyn Fn() -> bool,
+    abort_state: &'a AbortState,
+    stop: StopRequest<'a>,
 }
 
 impl RendezvousDeadline<'_> {
     /// # Errors
-    /// If the deadline is over, or this process is to stop; `awaited` names what was waited for.
+    /// If the deadline is over, a worker has failed, or this process is to stop; `awaited` names what was waited for.
     fn check_deadline(&self, awaited: impl FnOnce() -> String) -> Result<()> {
+        self.abort_state.check_failure()?;
         if (self.stop)() {
             return Err(Error::WorkerLost(format!(
                 "stopped while waiting for {}; run the same command again",
@@ -166,21 +191,10 @@ fn network_error(action: &str, error: &std::io::Error) -> Error {
 fn bind_any_address(port: u16) -> std::io::Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
         .or_else(|error| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).map_err(|_| error))?;
+    // Linux takes a later call as a change.
+    socket2::SockRef::from(&listener).listen(BACKLOG)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// The first message on a connection, which has to come before the handshake timeout.
-fn read_first_message(stream: &TcpStream) -> std::io::Result<ControlMessage> {
-    // Some systems let an accepted connection inherit the listener's mode.
-    stream.set_nonblocking(false)?;
-    // Messages are small and awaited: Nagle's algorithm would only delay them.
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-    let message = ControlMessage::read_from(&mut &*stream)?;
-    stream.set_read_timeout(None)?;
-
-    Ok(message)
 }
 
 #[cfg(test)]

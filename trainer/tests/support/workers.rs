@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnclip_crds::names::{ENV_TERMINATION_LOG, ENV_WORKER_INDEX};
+use cnclip_crds::names::{ENV_RENDEZVOUS_SECRET, ENV_TERMINATION_LOG, ENV_WORKER_INDEX};
 use cnclip_crds::report::ProgressReport;
 use cnclip_crds::trainer_config::{DistributedConfig, EvaluateConfig, TrainConfig};
 use serde::Serialize;
 
 /// Longer than anything takes here.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A secret that all workers of the tests know.
+pub(crate) const SHARED_SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Processes; they are killed when this is dropped.
 pub(crate) struct WorkerProcesses {
@@ -93,20 +96,10 @@ fn start_workers(
     astray: Option<usize>,
     environment: &[(&str, String)],
 ) -> WorkerProcesses {
-    let file = folder.join(format!("{name}.json"));
-    std::fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
+    let file = write_config(folder, name, config);
     let start = |worker: usize| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cnclip"));
-        command
-            .args([job, "--config"])
-            .arg(&file)
-            .env(ENV_WORKER_INDEX, worker.to_string())
-            .envs(environment.iter().map(|(name, value)| (name, value)));
-
-        command.env(
-            ENV_TERMINATION_LOG,
-            termination_message_path(folder, worker),
-        );
+        let mut command = worker_command(folder, job, &file, worker);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(if astray == Some(worker) {
             Path::new("/")
         } else {
@@ -125,6 +118,29 @@ fn start_workers(
         folder: folder.to_owned(),
         children,
     }
+}
+
+/// Writes the configuration that all workers of a run have.
+pub(crate) fn write_config(folder: &Path, name: &str, config: &impl Serialize) -> PathBuf {
+    let file = folder.join(format!("{name}.json"));
+    std::fs::write(&file, serde_json::to_vec(config).unwrap()).unwrap();
+    file
+}
+
+/// A worker of a run.
+pub(crate) fn worker_command(folder: &Path, job: &str, config: &Path, worker: usize) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cnclip"));
+    command
+        .args([job, "--config"])
+        .arg(config)
+        .env(ENV_WORKER_INDEX, worker.to_string())
+        .env(ENV_RENDEZVOUS_SECRET, SHARED_SECRET)
+        .env(
+            ENV_TERMINATION_LOG,
+            termination_message_path(folder, worker),
+        );
+
+    command
 }
 
 fn termination_message_path(folder: &Path, worker: usize) -> PathBuf {

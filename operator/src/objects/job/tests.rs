@@ -1,3 +1,4 @@
+use cnclip_crds::rendezvous_secret::RendezvousSecret;
 use serde_json::json;
 
 use crate::{manifest_fixtures, observed::ObservedState, resolve::RunResource};
@@ -67,6 +68,28 @@ fn pods_are_restricted_and_only_the_operator_restarts_them() {
     for (path, expected) in rows {
         assert_eq!(job.pointer(path), Some(&expected), "{path}");
     }
+}
+
+/// The value of the variable, if there is one.
+fn secret_of(workers: serde_json::Value, observed: &ObservedState) -> Option<String> {
+    let run = manifest_fixtures::sample_training_with("/workers", workers);
+    let mut job = manifest_fixtures::attempt_objects(&run, observed).job;
+    super::secret_variable(&mut job)?.value.clone()
+}
+
+#[test]
+fn several_workers_share_the_drawn_secret_and_one_has_none() {
+    let observed = ObservedState {
+        drawn_secret: Some(RendezvousSecret::from_random([7; 32])),
+        ..ObservedState::default()
+    };
+
+    let workers = |replicas| json!({"accelerator": "None", "replicas": replicas});
+    assert_eq!(secret_of(workers(1), &observed), None);
+    assert_eq!(secret_of(workers(2), &observed), Some("07".repeat(32)));
+
+    // Debug output of what planning sees does not show it.
+    assert!(!format!("{observed:?}").contains("0707"));
 }
 
 #[test]

@@ -4,10 +4,14 @@
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use cnclip_crds::names::ENV_RENDEZVOUS_SECRET;
+
+use super::handshake::{HANDSHAKE_TIMEOUT, HandshakeError, connect_with_proof};
 use super::{
     ControlMessage, PeerConnection, RENDEZVOUS_POLL_INTERVAL, RendezvousDeadline, RendezvousPeers,
-    RingIdentity, WorkerHello, network_error, read_first_message,
+    RingIdentity, WorkerHello, network_error,
 };
+use crate::authentication::{Authenticator, Nonce};
 use crate::error::{Error, Result};
 use crate::topology::RING_CHANNELS;
 
@@ -18,17 +22,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sends a hello to worker 0 until it answers: its DNS name may appear late, and its pod may start last.
 ///
 /// # Errors
-/// If it does not answer in time, or refuses.
+/// If it does not answer in time, does not know the secret, or refuses.
 pub(super) fn connect_to_coordinator(
     coordinator: &str,
     hello: &WorkerHello,
+    authenticator: &Authenticator,
     deadline: &RendezvousDeadline<'_>,
 ) -> Result<RendezvousPeers> {
     loop {
         deadline.check_deadline(|| format!("worker 0 at {coordinator}"))?;
-        let Ok(stream) = send_hello(coordinator, hello) else {
-            std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
-            continue;
+        let stream = match send_hello(coordinator, hello, authenticator) {
+            Ok(stream) => stream,
+            Err(HandshakeError::Failed) => {
+                std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
+                continue;
+            }
+            Err(HandshakeError::WrongSecret) => return Err(wrong_secret_error(coordinator)),
+            Err(HandshakeError::Refused { reason, retryable }) => {
+                return Err(refusal_error(hello, coordinator, &reason, retryable));
+            }
         };
 
         // Worker 0 answers when all are there.
@@ -37,10 +49,10 @@ pub(super) fn connect_to_coordinator(
                 .check_deadline(|| format!("the other workers, with worker 0 at {coordinator}"))?;
         }
 
-        match read_first_message(&stream) {
+        match read_answer(&stream) {
             // A table of another number of workers is none of this run: what listens there is no worker 0 of it.
-            Ok(ControlMessage::Table { rings, secret }) if rings.len() == hello.workers => {
-                return peers_from_table(stream, rings, secret);
+            Ok(ControlMessage::Table { rings, session }) if rings.len() == hello.workers => {
+                return peers_from_table(stream, rings, session);
             }
             Ok(ControlMessage::Refused { reason, retryable }) => {
                 return Err(refusal_error(hello, coordinator, &reason, retryable));
@@ -51,21 +63,35 @@ pub(super) fn connect_to_coordinator(
     }
 }
 
-fn send_hello(coordinator: &str, hello: &WorkerHello) -> std::io::Result<TcpStream> {
+fn send_hello(
+    coordinator: &str,
+    hello: &WorkerHello,
+    authenticator: &Authenticator,
+) -> std::result::Result<TcpStream, HandshakeError> {
     let stream = open_connection(coordinator)?;
-    ControlMessage::Hello(hello.clone()).write_to(&mut &stream)?;
+    let first = ControlMessage::Hello {
+        hello: hello.clone(),
+        nonce: Some(Nonce::random()?),
+    };
+
+    connect_with_proof(&stream, authenticator, &first)?;
+    stream.set_read_timeout(Some(RENDEZVOUS_POLL_INTERVAL))?;
     Ok(stream)
+}
+
+/// The answer of worker 0, which has begun to arrive.
+fn read_answer(stream: &TcpStream) -> std::io::Result<ControlMessage> {
+    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+    let answer = ControlMessage::read_from(&mut &*stream)?;
+    stream.set_read_timeout(None)?;
+    Ok(answer)
 }
 
 fn open_connection(coordinator: &str) -> std::io::Result<TcpStream> {
     let mut last_error = std::io::Error::from(std::io::ErrorKind::NotFound);
     for address in coordinator.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(RENDEZVOUS_POLL_INTERVAL))?;
-                return Ok(stream);
-            }
+            Ok(stream) => return Ok(stream),
             Err(error) => last_error = error,
         }
     }
@@ -85,7 +111,7 @@ fn is_silent(stream: &TcpStream) -> bool {
 fn peers_from_table(
     stream: TcpStream,
     mut rings: Vec<SocketAddr>,
-    secret: u64,
+    session: Nonce,
 ) -> Result<RendezvousPeers> {
     let coordinator = stream
         .peer_addr()
@@ -99,8 +125,15 @@ fn peers_from_table(
     Ok(RendezvousPeers {
         connections,
         rings,
-        secret,
+        session,
     })
+}
+
+fn wrong_secret_error(coordinator: &str) -> Error {
+    Error::Config(format!(
+        "worker 0 at {coordinator} does not know the secret of this worker: {ENV_RENDEZVOUS_SECRET} differs between \
+         the two. Give all workers of a run the same value."
+    ))
 }
 
 fn refusal_error(hello: &WorkerHello, coordinator: &str, reason: &str, retryable: bool) -> Error {
@@ -122,32 +155,41 @@ fn refusal_error(hello: &WorkerHello, coordinator: &str, reason: &str, retryable
 pub(super) fn connect_next_worker(
     next: SocketAddr,
     own_identity: RingIdentity,
+    authenticator: &Authenticator,
     deadline: &RendezvousDeadline<'_>,
 ) -> Result<Vec<TcpStream>> {
-    let RingIdentity { secret, worker } = own_identity;
     // A connection for each channel rather than frames of both on one: a large all-reduce of gradients must not
     // delay the small collectives that a step waits for.
     let mut channels = Vec::with_capacity(RING_CHANNELS);
     while channels.len() < RING_CHANNELS {
         deadline.check_deadline(|| format!("the next worker at {next}"))?;
-        let Ok(stream) = TcpStream::connect_timeout(&next, CONNECT_TIMEOUT) else {
-            std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
-            continue;
-        };
-
-        let message = ControlMessage::Neighbour {
-            secret,
-            worker,
-            channel: channels.len(),
-        };
-
-        stream
-            .set_nodelay(true)
-            .and_then(|()| message.write_to(&mut &stream))
-            .map_err(|error| network_error("connect to the next worker", &error))?;
-
-        channels.push(stream);
+        // Worker 0 gave its address, so that whoever answers otherwise is taken for an error that passes.
+        match connect_channel(next, own_identity, channels.len(), authenticator) {
+            Ok(stream) => channels.push(stream),
+            Err(_) => std::thread::sleep(RENDEZVOUS_POLL_INTERVAL),
+        }
     }
 
     Ok(channels)
+}
+
+fn connect_channel(
+    next: SocketAddr,
+    own_identity: RingIdentity,
+    channel: usize,
+    authenticator: &Authenticator,
+) -> std::result::Result<TcpStream, HandshakeError> {
+    let RingIdentity { session, worker } = own_identity;
+    let stream = TcpStream::connect_timeout(&next, CONNECT_TIMEOUT)?;
+    let first = ControlMessage::Neighbour {
+        session,
+        worker,
+        channel,
+        nonce: Nonce::random()?,
+    };
+
+    connect_with_proof(&stream, authenticator, &first)?;
+    stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)?;
+    Ok(stream)
 }

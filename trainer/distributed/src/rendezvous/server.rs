@@ -1,24 +1,20 @@
-//! Worker 0's side of the rendezvous: accepts the workers of its run, refuses others, and answers when all
-//! are there. Reads each hello in a thread of its own, so that a silent connection delays no other.
+//! The side of the rendezvous that accepts: worker 0 the workers of its run, refusing others, until all are there; then
+//! each worker the one before it in the ring.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Result as IoResult};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::acceptor::{AcceptedPeer, HandshakeAcceptor};
+use super::handshake::{HandshakeStream, challenge_peer};
 use super::{
-    ControlMessage, PeerConnection, RENDEZVOUS_POLL_INTERVAL, RendezvousDeadline, RendezvousPeers,
-    RingIdentity, WorkerHello, bind_any_address, network_error, read_first_message,
+    ControlMessage, PeerConnection, RendezvousDeadline, RendezvousPeers, RingIdentity, WorkerHello,
+    bind_any_address, network_error,
 };
+use crate::authentication::{Authenticator, Nonce};
 use crate::error::{Error, Result};
 use crate::topology::RING_CHANNELS;
-
-/// A hello, and the connection that it came on.
-struct JoiningWorker {
-    hello: WorkerHello,
-    stream: TcpStream,
-}
 
 /// A worker that was accepted and waits for the answer.
 struct AcceptedWorker {
@@ -36,10 +32,11 @@ type AcceptedWorkers = BTreeMap<usize, AcceptedWorker>;
 pub(super) fn serve_rendezvous(
     coordinator: &str,
     own: &WorkerHello,
+    authenticator: &Authenticator,
     deadline: &RendezvousDeadline<'_>,
 ) -> Result<RendezvousPeers> {
     let listener = listen_at(coordinator)?;
-    let workers = wait_for_workers(&listener, own, deadline)?;
+    let workers = wait_for_workers(listener, own, authenticator, deadline)?;
 
     // Worker 0 does not know its own address: each worker fills in the one that it connected to.
     let own_ring = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), own.port);
@@ -47,11 +44,10 @@ pub(super) fn serve_rendezvous(
         .chain(workers.values().map(|worker| worker.ring))
         .collect();
 
-    // Not for cryptography: it keeps connections of other runs and of port scanners out of the ring.
-    let secret = RandomState::new().hash_one(own.port);
+    let session = Nonce::random().map_err(|error| network_error("draw a random number", &error))?;
     let table = ControlMessage::Table {
         rings: rings.clone(),
-        secret,
+        session,
     };
 
     for (index, worker) in &workers {
@@ -70,7 +66,7 @@ pub(super) fn serve_rendezvous(
     Ok(RendezvousPeers {
         connections: connections.collect(),
         rings,
-        secret,
+        session,
     })
 }
 
@@ -94,11 +90,13 @@ fn listen_at(coordinator: &str) -> Result<TcpListener> {
 }
 
 fn wait_for_workers(
-    listener: &TcpListener,
+    listener: TcpListener,
     own: &WorkerHello,
+    authenticator: &Authenticator,
     deadline: &RendezvousDeadline<'_>,
 ) -> Result<AcceptedWorkers> {
-    let (sender, joining) = channel();
+    let handshake = hello_handshake(own.version.clone(), authenticator.clone());
+    let mut acceptor = HandshakeAcceptor::new(listener, handshake);
     let mut workers = AcceptedWorkers::new();
     loop {
         // A worker that died while it waited has to come again.
@@ -108,8 +106,10 @@ fn wait_for_workers(
         }
 
         deadline.check_deadline(|| missing_workers(own.workers, &workers))?;
-        accept_connections(listener, &sender);
-        let Ok(JoiningWorker { hello, stream }) = joining.recv_timeout(RENDEZVOUS_POLL_INTERVAL)
+        let Some(AcceptedPeer {
+            identity: hello,
+            stream,
+        }) = acceptor.next_peer()
         else {
             continue;
         };
@@ -129,6 +129,52 @@ fn wait_for_workers(
     }
 }
 
+/// The handshake of a worker with worker 0, which is of this version.
+fn hello_handshake(
+    version: String,
+    authenticator: Authenticator,
+) -> impl Fn(&mut HandshakeStream<'_>) -> IoResult<WorkerHello> {
+    let unproven = AtomicUsize::new(0);
+    move |stream| {
+        let first = stream.read_message()?;
+        let ControlMessage::Hello { hello, nonce } = &first else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+
+        // The only answer to a peer that has proved nothing, because one of another version may not be able to.
+        if hello.version != version || nonce.is_none() {
+            let other = &hello.version;
+            let refusal = ControlMessage::Refused {
+                reason: format!(
+                    "it has another version of cnclip than worker 0, {other} and not {version}"
+                ),
+                retryable: false,
+            };
+
+            stream.write_message(&refusal)?;
+            return Err(ErrorKind::Unsupported.into());
+        }
+
+        challenge_peer(stream, &authenticator, &first)
+            .inspect_err(|_| warn_of_missing_proof(hello, &unproven))?;
+
+        Ok(hello.clone())
+    }
+}
+
+/// A warning for the first, second, fourth, eighth ... one: anybody who connects can cause it.
+fn warn_of_missing_proof(hello: &WorkerHello, unproven: &AtomicUsize) {
+    // Relaxed: a count for the log, which orders nothing.
+    let count = 1 + unproven.fetch_add(1, Ordering::Relaxed);
+    if count.is_power_of_two() {
+        tracing::warn!(
+            worker = hello.worker,
+            count,
+            "a connection did not prove that it knows the secret of the run"
+        );
+    }
+}
+
 fn missing_workers(count: usize, workers: &AcceptedWorkers) -> String {
     let missing: Vec<_> = (1..count)
         .filter(|worker| !workers.contains_key(worker))
@@ -136,25 +182,6 @@ fn missing_workers(count: usize, workers: &AcceptedWorkers) -> String {
         .collect();
 
     format!("worker {}", missing.join(", "))
-}
-
-/// Accepts all pending connections, and reads the first message of each.
-fn accept_connections(listener: &TcpListener, sender: &Sender<JoiningWorker>) {
-    while let Ok((stream, address)) = listener.accept() {
-        let sender = sender.clone();
-        let handshake = move || match read_first_message(&stream) {
-            // The rendezvous may be over by now: then the connection closes here, and the worker tries again.
-            Ok(ControlMessage::Hello(hello)) => {
-                drop(sender.send(JoiningWorker { hello, stream }));
-            }
-            Ok(_) | Err(_) => tracing::debug!(%address, "connection without a hello"),
-        };
-
-        // Without a thread the connection is dropped, and the worker tries again.
-        let _ = std::thread::Builder::new()
-            .name("handshake".into())
-            .spawn(handshake);
-    }
 }
 
 /// Why a worker is not accepted, and whether a later attempt may be.
@@ -265,30 +292,46 @@ fn is_connected(stream: &TcpStream) -> bool {
 /// # Errors
 /// If they do not come.
 pub(super) fn accept_previous_worker(
-    listener: &TcpListener,
+    listener: TcpListener,
     previous: RingIdentity,
+    authenticator: &Authenticator,
     deadline: &RendezvousDeadline<'_>,
 ) -> Result<Vec<TcpStream>> {
+    let handshake = neighbour_handshake(previous, authenticator.clone());
+    let mut acceptor = HandshakeAcceptor::new(listener, handshake);
     let mut channels: [Option<TcpStream>; RING_CHANNELS] = Default::default();
     while channels.iter().any(Option::is_none) {
         deadline.check_deadline(|| format!("the connection of worker {}", previous.worker))?;
-        let Ok((stream, _)) = listener.accept() else {
-            std::thread::sleep(RENDEZVOUS_POLL_INTERVAL);
-            continue;
-        };
-
-        // Anybody else is ignored: the connection closes as it is dropped.
-        if let Ok(ControlMessage::Neighbour {
-            secret,
-            worker,
-            channel,
-        }) = read_first_message(&stream)
-            && (RingIdentity { secret, worker }) == previous
-            && channel < RING_CHANNELS
+        if let Some(AcceptedPeer {
+            identity: channel,
+            stream,
+        }) = acceptor.next_peer()
         {
             channels[channel] = Some(stream);
         }
     }
 
     Ok(channels.into_iter().flatten().collect())
+}
+
+/// The handshake of the previous worker in the ring: gives the channel of the connection.
+fn neighbour_handshake(
+    previous: RingIdentity,
+    authenticator: Authenticator,
+) -> impl Fn(&mut HandshakeStream<'_>) -> IoResult<usize> {
+    move |stream| {
+        let first = stream.read_message()?;
+        match first {
+            ControlMessage::Neighbour {
+                session,
+                worker,
+                channel,
+                ..
+            } if (RingIdentity { session, worker }) == previous && channel < RING_CHANNELS => {
+                challenge_peer(stream, &authenticator, &first)?;
+                Ok(channel)
+            }
+            _ => Err(ErrorKind::InvalidData.into()),
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::thread;
 
 use cnclip_compute::collective::Collective;
 
+use super::handshake::{HANDSHAKE_TIMEOUT, connect_with_proof};
 use super::server::check_hello;
 use super::*;
 use crate::{Communicator, LocalRanks};
@@ -40,12 +41,31 @@ fn hello(worker: usize) -> WorkerHello {
     }
 }
 
+fn first_message(worker: usize) -> ControlMessage {
+    ControlMessage::Hello {
+        hello: hello(worker),
+        nonce: Some(Nonce::random().unwrap()),
+    }
+}
+
+fn authenticator() -> Authenticator {
+    Authenticator::from_variable(Some(&"s".repeat(32)), 3).unwrap()
+}
+
 fn join(coordinator: &str, hello: WorkerHello) -> Result<LocalRanks> {
-    LocalRanks::join_rendezvous(coordinator, hello, &|| false)
+    LocalRanks::join_rendezvous(coordinator, hello, &authenticator(), &|| false)
 }
 
 /// Joins, and sums over all ranks.
 fn join_and_sum(coordinator: &str, hello: WorkerHello) -> Result<Vec<f64>> {
+    join_and_sum_unless(coordinator, hello, &|| false)
+}
+
+fn join_and_sum_unless(
+    coordinator: &str,
+    hello: WorkerHello,
+    stop: StopRequest<'_>,
+) -> Result<Vec<f64>> {
     let sums = Mutex::new(Vec::new());
     let job = |communicator: Arc<Communicator>| {
         let mut values = vec![communicator.rank() as f64; 100_000];
@@ -58,7 +78,8 @@ fn join_and_sum(coordinator: &str, hello: WorkerHello) -> Result<Vec<f64>> {
         Ok(())
     };
 
-    join(coordinator, hello)?.run_ranks::<Error>(job, job)?;
+    LocalRanks::join_rendezvous(coordinator, hello, &authenticator(), stop)?
+        .run_ranks::<Error>(job, job)?;
     Ok(sums.into_inner().unwrap())
 }
 
@@ -155,13 +176,7 @@ fn a_worker_that_died_during_the_rendezvous_may_come_again() {
             }
         };
 
-        ControlMessage::Hello(WorkerHello {
-            port: 9,
-            ..hello(1)
-        })
-        .write_to(&mut &early)
-        .unwrap();
-
+        connect_with_proof(&early, &authenticator(), &first_message(1)).unwrap();
         drop(early);
         let [late, again] = [2, 1].map(|worker| {
             let address = &address;
@@ -178,7 +193,8 @@ fn a_worker_that_died_during_the_rendezvous_may_come_again() {
 fn a_worker_that_is_to_stop_waits_no_longer() {
     for worker in [0, 1] {
         let error =
-            LocalRanks::join_rendezvous(&coordinator(), hello(worker), &|| true).unwrap_err();
+            LocalRanks::join_rendezvous(&coordinator(), hello(worker), &authenticator(), &|| true)
+                .unwrap_err();
         assert!(
             matches!(&error, Error::WorkerLost(text) if text.contains("stopped while waiting")),
             "{error}"
@@ -186,30 +202,4 @@ fn a_worker_that_is_to_stop_waits_no_longer() {
     }
 }
 
-#[test]
-fn a_table_of_another_number_of_workers_is_not_followed() {
-    let address = coordinator();
-    let listener = std::net::TcpListener::bind(&address).unwrap();
-    thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            let started = Instant::now();
-            // Long enough for the first answer, which is followed by none.
-            let stop = || started.elapsed() > Duration::from_secs(1);
-            LocalRanks::join_rendezvous(&address, hello(1), &stop)
-        });
-
-        let (stream, _) = listener.accept().unwrap();
-        ControlMessage::read_from(&mut &stream).unwrap();
-        let table = ControlMessage::Table {
-            rings: vec![],
-            secret: 7,
-        };
-
-        table.write_to(&mut &stream).unwrap();
-        let error = worker.join().unwrap().unwrap_err();
-        assert!(
-            error.to_string().contains("stopped while waiting"),
-            "{error}"
-        );
-    });
-}
+mod strangers;
