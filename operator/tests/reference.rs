@@ -164,7 +164,8 @@ fn help_after(source: &str, name: &str) -> String {
 
 /// Words in quotes with a capital letter that are no reasons: values, kinds, and reasons of Kubernetes that
 /// are read and not written.
-const NOT_REASONS: [&str; 34] = [
+const NOT_REASONS: [&str; 35] = [
+    "ContainerStatusUnknown",
     "True",
     "False",
     "Unknown",
