@@ -217,8 +217,11 @@ fn processes_score_together_what_one_scores_and_know_of_each_others_end() {
 
     assert!(told.starts_with("worker 1 (rank 1) was lost"), "{told}");
 
+    // Worker 0 alone reads weights; every worker reads the vocabulary.
     let mut astray = scoring("astray", 2, 1);
-    astray.checkpoint = "run/train".into();
+    let mut vocabulary = small::train_config(folder, "unused").vocabulary;
+    vocabulary.as_mut().unwrap().uri = "vocab.txt".into();
+    astray.vocabulary = vocabulary;
     let mut run = start_evaluation(folder, &astray, Some(1));
     assert_eq!(run.wait_for_exit(None), [Some(75), Some(78)]);
     assert!(
@@ -234,7 +237,7 @@ fn a_worker_without_the_secret_ends_with_78_and_the_others_train() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let mut config = config(folder, "secret", 2);
-    config.length = TrainingLength::Steps(2);
+    config.length = TrainingLength::Steps(3);
     let file = write_config(folder, "secret", &config);
     let worker = |worker| {
         let mut command = worker_command(folder, "train", &file, worker);
