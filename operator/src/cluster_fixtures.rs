@@ -3,6 +3,7 @@
 use k8s_openapi::jiff::Timestamp;
 
 use crate::observed::{JobState, ObservedJob, WorkerPod, WorkerState};
+use crate::run_key::RunKey;
 
 /// Time of the tests.
 pub(crate) const NOW_SECONDS: i64 = 1_800_000_000;
@@ -63,5 +64,14 @@ pub(crate) fn ended_state(exit_code: i32, reason: &str, message: &str) -> Worker
         exit_code: Some(exit_code),
         reason: reason.to_owned(),
         message: message.to_owned(),
+    }
+}
+
+/// Key of a run.
+pub(crate) fn run_key(kind: &'static str, name: &str) -> RunKey {
+    RunKey {
+        kind,
+        namespace: "team".to_owned(),
+        name: name.to_owned(),
     }
 }

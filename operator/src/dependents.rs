@@ -3,10 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
-use crate::run_key::RunKey;
+use crate::{run_key::RunKey, sync::lock_ignoring_poison};
 
 /// Runs by the runs that they reference.
 #[derive(Default)]
@@ -23,7 +23,7 @@ struct ReferenceIndex {
 impl Dependents {
     /// Sets what a run references; without references, it is removed.
     pub fn set_references(&self, run: RunKey, references: Vec<RunKey>) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = lock_ignoring_poison(&self.index);
         index.remove(&run);
         if references.is_empty() {
             return;
@@ -39,7 +39,7 @@ impl Dependents {
 
     /// Removes the references of all runs that do not match.
     pub fn retain_runs(&self, keep: impl Fn(&RunKey) -> bool) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = lock_ignoring_poison(&self.index);
         let gone: Vec<_> = index
             .references
             .keys()
@@ -52,7 +52,7 @@ impl Dependents {
 
     /// The runs that reference a run, whether that exists or not.
     pub fn find_dependents(&self, run: &RunKey) -> Vec<RunKey> {
-        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = lock_ignoring_poison(&self.index);
         index
             .dependents
             .get(run)
@@ -83,21 +83,14 @@ mod tests {
     use std::slice;
 
     use super::*;
-
-    fn run(kind: &'static str, name: &str) -> RunKey {
-        RunKey {
-            kind,
-            namespace: "team".to_owned(),
-            name: name.to_owned(),
-        }
-    }
+    use crate::cluster_fixtures::run_key;
 
     #[test]
     fn a_run_is_found_by_what_it_references_now() {
         let dependents = Dependents::default();
-        let training = run("training", "muge");
-        let baseline = run("evaluation", "old");
-        let scores = run("evaluation", "scores");
+        let training = run_key("training", "muge");
+        let baseline = run_key("evaluation", "old");
+        let scores = run_key("evaluation", "scores");
         dependents.set_references(scores.clone(), vec![training.clone(), baseline.clone()]);
         assert_eq!(
             dependents.find_dependents(&training),
@@ -117,14 +110,14 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_runs_that_are_gone() {
         let dependents = Dependents::default();
-        let training = run("training", "muge");
+        let training = run_key("training", "muge");
         for name in ["deleted", "edited"] {
-            let scores = run("evaluation", name);
+            let scores = run_key("evaluation", name);
             dependents.set_references(scores, vec![training.clone()]);
         }
 
         dependents.retain_runs(|run| run.name != "deleted");
-        dependents.set_references(run("evaluation", "edited"), Vec::new());
+        dependents.set_references(run_key("evaluation", "edited"), Vec::new());
         let index = dependents.index.lock().unwrap();
         assert!(index.references.is_empty());
         assert!(index.dependents.is_empty());

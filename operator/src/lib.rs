@@ -36,6 +36,7 @@ pub mod objects;
 pub mod status;
 
 pub mod crd_manifests;
+mod sync;
 mod text_limits;
 mod time;
 

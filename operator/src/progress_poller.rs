@@ -5,7 +5,7 @@
 //! last; news trigger a reconciliation.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics, poll_failure::PollError, progress_reader::ReadReport, run_key::RunKey,
-    triggers::Triggers,
+    sync::lock_ignoring_poison, triggers::Triggers,
 };
 
 pub mod queue;
@@ -140,10 +140,7 @@ impl ProgressPoller {
     }
 
     fn schedule(&self) -> MutexGuard<'_, PollSchedule> {
-        self.shared
-            .schedule
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock_ignoring_poison(&self.shared.schedule)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use futures::{Stream, stream};
 use tokio::sync::Notify;
 
-use crate::run_key::RunKey;
+use crate::{run_key::RunKey, sync::lock_ignoring_poison};
 
 /// Queues to the controllers, one per kind of run; cheap to clone.
 #[derive(Clone, Default)]
@@ -45,14 +45,14 @@ impl Triggers {
     }
 
     fn queue(&self, kind: &'static str) -> Arc<TriggerQueue> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = lock_ignoring_poison(&self.queues);
         queues.entry(kind).or_default().clone()
     }
 }
 
 impl TriggerQueue {
     fn push(&self, run: RunKey) {
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = lock_ignoring_poison(&self.runs);
         if runs.queued.insert(run.clone()) {
             runs.order.push_back(run);
         }
@@ -71,7 +71,7 @@ impl TriggerQueue {
     }
 
     fn try_pop(&self) -> Option<RunKey> {
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = lock_ignoring_poison(&self.runs);
         let run = runs.order.pop_front()?;
         runs.queued.remove(&run);
         Some(run)
@@ -83,26 +83,19 @@ mod tests {
     use futures::{FutureExt, StreamExt};
 
     use super::*;
-
-    fn run(kind: &'static str, name: &str) -> RunKey {
-        RunKey {
-            kind,
-            namespace: "team".to_owned(),
-            name: name.to_owned(),
-        }
-    }
+    use crate::cluster_fixtures::run_key;
 
     #[tokio::test]
     async fn a_run_is_queued_once_until_it_is_taken() {
         let triggers = Triggers::default();
         for name in ["b", "a", "b", "b"] {
-            triggers.reconcile(run("training", name));
+            triggers.reconcile(run_key("training", name));
         }
 
-        triggers.reconcile(run("evaluation", "c"));
+        triggers.reconcile(run_key("evaluation", "c"));
         let mut trainings = Box::pin(triggers.subscribe("training"));
         assert_eq!(trainings.next().await.unwrap().name, "b");
-        triggers.reconcile(run("training", "b"));
+        triggers.reconcile(run_key("training", "b"));
         assert_eq!(trainings.next().await.unwrap().name, "a");
         assert_eq!(trainings.next().await.unwrap().name, "b");
         assert!(trainings.next().now_or_never().is_none());

@@ -4,11 +4,32 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use axum::http::Method;
+use axum::http::request::Parts;
 use cnclip_data::store::Store;
 
-#[path = "support/recording_server.rs"]
-mod recording_server;
-use recording_server::{RecordingServer, Request};
+#[path = "support/object_server.rs"]
+#[allow(dead_code, reason = "shared with the tests of restoring")]
+mod object_server;
+use object_server::ObjectServer;
+
+/// A server over an empty folder, which is there as long as the server.
+struct EmptyStore {
+    server: ObjectServer,
+    _folder: tempfile::TempDir,
+}
+
+fn start_server() -> EmptyStore {
+    let folder = tempfile::tempdir().unwrap();
+    EmptyStore {
+        server: ObjectServer::start(folder.path()),
+        _folder: folder,
+    }
+}
+
+fn header<'a>(request: &'a Parts, name: &str) -> Option<&'a str> {
+    request.headers.get(name)?.to_str().ok()
+}
 
 /// Writes a small data set to an S3 store, with nothing in the environment but `variables`.
 fn write_dataset(variables: &[(&str, &str)]) -> Output {
@@ -31,11 +52,11 @@ fn write_dataset(variables: &[(&str, &str)]) -> Output {
     command.output().unwrap()
 }
 
-fn assert_written(output: &Output, server: &RecordingServer) -> Vec<Request> {
+/// The requests that wrote the data set.
+fn assert_written(output: &Output, server: &ObjectServer) -> Vec<Parts> {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
-    let mut requests = server.requests();
-    requests.retain(|request| request.method == "PUT");
+    let requests = server.requests(&Method::PUT);
     assert!(requests.len() >= 2, "a shard and its index: {requests:?}");
 
     requests
@@ -43,7 +64,7 @@ fn assert_written(output: &Output, server: &RecordingServer) -> Vec<Request> {
 
 #[test]
 fn objects_are_encrypted_with_the_key_of_the_environment() {
-    let server = RecordingServer::start();
+    let EmptyStore { server, _folder } = start_server();
     let url = server.url();
     let output = write_dataset(&[
         ("AWS_ENDPOINT_URL", &url),
@@ -52,18 +73,13 @@ fn objects_are_encrypted_with_the_key_of_the_environment() {
     ]);
 
     for request in assert_written(&output, &server) {
-        let header = |name| request.headers.get(name).map(String::as_str);
-        assert_eq!(header("x-amz-server-side-encryption"), Some("aws:kms"));
-        assert_eq!(
-            header("x-amz-server-side-encryption-aws-kms-key-id"),
-            Some("key-of-the-team")
-        );
+        assert_encrypted(&request);
     }
 }
 
 #[test]
 fn parts_of_a_large_object_belong_to_an_upload_that_is_encrypted() {
-    let server = RecordingServer::start();
+    let EmptyStore { server, _folder } = start_server();
     let variables = [
         ("AWS_ENDPOINT_URL", server.url()),
         ("AWS_REGION", "us-east-1".to_owned()),
@@ -77,19 +93,24 @@ fn parts_of_a_large_object_belong_to_an_upload_that_is_encrypted() {
     let store = Store::open_with("s3://bucket/large", variables).unwrap();
     store.put("object", vec![0; 17 << 20].into()).unwrap();
 
-    let requests = server.requests();
-    let begin = requests.iter().find(|request| request.method == "POST");
-    let header = |name| begin.unwrap().headers.get(name).map(String::as_str);
-    assert_eq!(header("x-amz-server-side-encryption"), Some("aws:kms"));
-    assert_eq!(
-        header("x-amz-server-side-encryption-aws-kms-key-id"),
-        Some("key-of-the-team")
-    );
+    // The first begins the upload, the second ends it.
+    assert_encrypted(&server.requests(&Method::POST)[0]);
+    assert_eq!(store.object_size("object").unwrap(), Some(17 << 20));
+}
+
+fn assert_encrypted(request: &Parts) {
+    let found = [
+        "x-amz-server-side-encryption",
+        "x-amz-server-side-encryption-aws-kms-key-id",
+    ]
+    .map(|name| header(request, name));
+
+    assert_eq!(found, [Some("aws:kms"), Some("key-of-the-team")]);
 }
 
 #[test]
 fn temporary_credentials_are_sent_with_their_token_and_never_logged() {
-    let server = RecordingServer::start();
+    let EmptyStore { server, _folder } = start_server();
     let url = server.url();
     let output = write_dataset(&[
         ("AWS_ENDPOINT_URL", &url),
@@ -98,9 +119,10 @@ fn temporary_credentials_are_sent_with_their_token_and_never_logged() {
     ]);
 
     for request in assert_written(&output, &server) {
-        let token = &request.headers["x-amz-security-token"];
-        assert_eq!(token, "token-of-a-session");
-        assert!(request.headers["authorization"].contains("Credential=key/"));
+        let token = header(&request, "x-amz-security-token");
+        assert_eq!(token, Some("token-of-a-session"));
+        let authorization = header(&request, "authorization").unwrap();
+        assert!(authorization.contains("Credential=key/"));
     }
 
     for printed in [&output.stdout, &output.stderr] {
@@ -111,14 +133,17 @@ fn temporary_credentials_are_sent_with_their_token_and_never_logged() {
 
 #[test]
 fn requests_go_through_the_proxy_of_the_environment() {
-    let proxy = RecordingServer::start();
+    let EmptyStore {
+        server: proxy,
+        _folder,
+    } = start_server();
     let url = proxy.url();
     // A name that only the proxy could resolve.
     let endpoint = ("AWS_ENDPOINT_URL", "http://store.invalid:9000");
     for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
         let output = write_dataset(&[endpoint, (variable, &url)]);
         for request in assert_written(&output, &proxy) {
-            let target = &request.target;
+            let target = request.uri.to_string();
             assert!(
                 target.starts_with("http://store.invalid:9000/bucket/set/"),
                 "{variable}: {target}"
@@ -129,14 +154,14 @@ fn requests_go_through_the_proxy_of_the_environment() {
 
 #[test]
 fn hosts_that_need_no_proxy_are_asked_directly() {
-    let [proxy, server] = [RecordingServer::start(), RecordingServer::start()];
-    let [proxy_url, url] = [proxy.url(), server.url()];
+    let [proxy, direct] = [start_server(), start_server()];
+    let [proxy_url, url] = [proxy.server.url(), direct.server.url()];
     let output = write_dataset(&[
         ("AWS_ENDPOINT_URL", &url),
         ("HTTP_PROXY", &proxy_url),
         ("NO_PROXY", "10.0.0.0/8,127.0.0.1"),
     ]);
 
-    assert_written(&output, &server);
-    assert_eq!(proxy.requests().len(), 0);
+    assert_written(&output, &direct.server);
+    assert_eq!(proxy.server.requests(&Method::PUT).len(), 0);
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use cnclip_crds::{
@@ -10,6 +10,8 @@ use cnclip_crds::{
     tasks::{Metric, ResultStatus},
 };
 use prometheus::{GaugeVec, IntGauge, Opts, Registry};
+
+use crate::sync::lock_ignoring_poison;
 
 /// Maximum number of exported series: evaluation and task names are chosen by users, and Prometheus stores
 /// each combination of labels.
@@ -107,7 +109,7 @@ impl ScoreGauges {
         // The lock is held over the whole change, so that two reconciliations cannot both use the
         // last free series. A poisoned lock is used: at worst a gauge is stale until the evaluation
         // is next reconciled.
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock_ignoring_poison(&self.known);
         change(&mut known);
         let left_out: usize = known.values().map(|one| one.left_out).sum();
         self.left_out

@@ -288,11 +288,13 @@ fn container_env(secret: Option<&RendezvousSecret>) -> Vec<EnvVar> {
         .collect()
 }
 
-/// The variable of a Job's container that has the secret of its workers.
+/// The variable of the trainer's container that has the secret of its workers.
 pub fn secret_variable(job: &mut Job) -> Option<&mut EnvVar> {
     let pod = job.spec.as_mut()?.template.spec.as_mut()?;
-    let container = pod.containers.first_mut()?;
-    let mut variables = container.env.iter_mut().flatten();
+    // By its name: what admits the Job may have added containers.
+    let mut containers = pod.containers.iter_mut();
+    let trainer = containers.find(|container| container.name == names::TRAINER_CONTAINER)?;
+    let mut variables = trainer.env.iter_mut().flatten();
     variables.find(|variable| variable.name == names::ENV_RENDEZVOUS_SECRET)
 }
 

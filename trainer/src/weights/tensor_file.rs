@@ -55,6 +55,8 @@ pub(super) struct TensorFile {
     expected: Option<ExpectedContent>,
     /// How it begins. It stays in memory, so that it is not read again with the values.
     head: Bytes,
+    /// At its beginning.
+    reader: ObjectReader,
     /// PyTorch's container.
     archive: Option<ZipArchive<ObjectReader>>,
     /// Where the bytes of its entries lie, as far as that was looked up.
@@ -90,6 +92,7 @@ impl TensorFile {
             size,
             expected,
             head: store.get_range(name, 0..size.min(HEAD_BYTES))?,
+            reader: ObjectReader::new(store.clone(), name, size),
             archive: None,
             entries: Mutex::default(),
         })
@@ -138,16 +141,21 @@ impl TensorFile {
     }
 
     pub(super) fn open_reader(&self) -> ObjectReader {
-        ObjectReader::new(self.store.clone(), &self.name, self.size)
+        self.reader.clone()
     }
 
-    /// For `map_err`: this file is not what it should be.
+    /// For `map_err`: this file is not what it should be, or the store failed while it was parsed.
     pub(super) fn corrupt_file_error(
         &self,
         kind: &'static str,
     ) -> impl Fn(String) -> Error + use<> {
         let uri = self.uri();
-        move |why| Error::Data(format!("{uri} is no readable {kind}: {why}"))
+        let reader = self.reader.clone();
+        // An outage must not be taken for damage, which no other attempt would mend.
+        move |why| match reader.take_failure() {
+            Some(failure) => failure.into(),
+            None => Error::Data(format!("{uri} is no readable {kind}: {why}")),
+        }
     }
 
     /// The same file, known as an archive.
@@ -260,5 +268,34 @@ pub(super) fn list_tensors(
         _ => Err(file.corrupt_file_error(pytorch::PYTORCH_FORMAT)(
             "it does not begin like one".into(),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnclip_crds::exit_code::TrainerExit;
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_fails_while_a_file_is_parsed_does_not_make_it_a_damaged_file() {
+        type Parse = fn(TensorFile) -> Result<TensorListing>;
+        let parsers: [Parse; 2] = [pytorch::list_archive, |file| {
+            pytorch::list_legacy(Arc::new(file))
+        }];
+
+        for parse in parsers {
+            let store = Store::in_memory();
+            store.put("m.pt", vec![0; 100].into()).unwrap();
+            let file = TensorFile::open(&store, "m.pt", None).unwrap();
+            let error = parse(file).unwrap_err();
+            assert_eq!(error.exit_code(), TrainerExit::Data, "{error}");
+
+            let file = TensorFile::open(&store, "m.pt", None).unwrap();
+            store.delete("m.pt").unwrap();
+            let error = parse(file).unwrap_err();
+            assert_eq!(error.exit_code(), TrainerExit::Config, "{error}");
+            assert!(error.to_string().contains("memory:/m.pt"), "{error}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! An S3 server over a folder, `s3://bucket/...`, which counts what is read and can hold back uploads.
+//! An S3 server over a folder, `s3://bucket/...`, which records requests, counts what is read and can hold back uploads.
+//! It answers as a proxy too: for whatever host it is asked.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode, header};
 
 /// The only bucket.
@@ -25,8 +27,10 @@ struct Shared {
     bytes_read: Mutex<BTreeMap<String, u64>>,
     /// Uploads of names with this end are not answered.
     held_back: Mutex<Option<String>>,
-    /// The names of uploads that were begun.
-    uploads: Mutex<Vec<String>>,
+    /// All requests, without their bodies.
+    requests: Mutex<Vec<Parts>>,
+    /// Parts of objects that are not complete, by key and number.
+    parts: Mutex<BTreeMap<(String, u32), Vec<u8>>>,
 }
 
 impl ObjectServer {
@@ -35,7 +39,8 @@ impl ObjectServer {
             folder: folder.to_owned(),
             bytes_read: Mutex::default(),
             held_back: Mutex::default(),
-            uploads: Mutex::default(),
+            requests: Mutex::default(),
+            parts: Mutex::default(),
         });
 
         let (sender, bound) = mpsc::channel();
@@ -59,10 +64,14 @@ impl ObjectServer {
         format!("s3://{BUCKET}/{folder}")
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// The variables with which a process reaches it.
     pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
         [
-            ("AWS_ENDPOINT_URL", format!("http://{}", self.address)),
+            ("AWS_ENDPOINT_URL", self.url()),
             ("AWS_REGION", "test".into()),
             ("AWS_ACCESS_KEY_ID", "test".into()),
             ("AWS_SECRET_ACCESS_KEY", "test".into()),
@@ -79,14 +88,25 @@ impl ObjectServer {
         *self.shared.held_back.lock().unwrap() = Some(end.to_owned());
     }
 
+    /// The requests of a method until now.
+    pub(crate) fn requests(&self, method: &Method) -> Vec<Parts> {
+        let mut requests = self.shared.requests.lock().unwrap().clone();
+        requests.retain(|request| request.method == *method);
+        requests
+    }
+
     /// The names of uploads that were begun.
     pub(crate) fn uploads(&self) -> Vec<String> {
-        self.shared.uploads.lock().unwrap().clone()
+        let puts = self.requests(&Method::PUT);
+        let bucket = format!("/{BUCKET}/");
+        let key = |put: &Parts| Some(put.uri.path().strip_prefix(&bucket)?.to_owned());
+        puts.iter().filter_map(key).collect()
     }
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
     let (head, body) = request.into_parts();
+    shared.requests.lock().unwrap().push(head.clone());
     let query = head.uri.query().unwrap_or_default().to_owned();
     let bucket = format!("/{BUCKET}");
     let Some(key) = head.uri.path().strip_prefix(&bucket) else {
@@ -114,7 +134,6 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             answer.0
         }
         Method::PUT => {
-            shared.uploads.lock().unwrap().push(key.clone());
             let is_held_back = || {
                 let end = shared.held_back.lock().unwrap();
                 end.as_ref().is_some_and(|end| key.ends_with(end.as_str()))
@@ -125,13 +144,33 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             }
 
             let content = to_bytes(body, usize::MAX).await.unwrap();
+            if let Some(number) = query_value(&query, "partNumber") {
+                let part = (key, number.parse().unwrap());
+                shared.parts.lock().unwrap().insert(part, content.into());
+                return with_tag(StatusCode::OK, Body::empty());
+            }
+
             if value(header::IF_NONE_MATCH).is_some() && path.exists() {
                 return status(StatusCode::PRECONDITION_FAILED);
             }
 
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, content).unwrap();
+            write(&path, &content);
             with_tag(StatusCode::OK, Body::empty())
+        }
+        Method::POST if query_value(&query, "uploadId").is_some() => {
+            let mut parts = shared.parts.lock().unwrap();
+            let all = std::mem::take(&mut *parts).into_iter();
+            let (own, others): (BTreeMap<_, _>, _) = all.partition(|(part, _)| part.0 == key);
+            *parts = others;
+
+            write(&path, &own.into_values().collect::<Vec<_>>().concat());
+            let xml =
+                "<CompleteMultipartUploadResult><ETag>tag</ETag></CompleteMultipartUploadResult>";
+            with_tag(StatusCode::OK, Body::from(xml))
+        }
+        Method::POST => {
+            let xml = "<InitiateMultipartUploadResult><UploadId>7</UploadId></InitiateMultipartUploadResult>";
+            with_tag(StatusCode::OK, Body::from(xml))
         }
         Method::DELETE => {
             let _ = std::fs::remove_file(&path);
@@ -139,6 +178,16 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         }
         _ => status(StatusCode::NOT_IMPLEMENTED),
     }
+}
+
+fn write(path: &Path, content: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
+fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(found, value)| (found == name).then_some(value))
 }
 
 fn status(code: StatusCode) -> Response<Body> {
@@ -180,11 +229,8 @@ fn object(content: &[u8], range: Option<&str>) -> (Response<Body>, u64) {
 }
 
 fn list(folder: &Path, query: &str) -> Response<Body> {
-    let prefix = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("prefix="))
-        .unwrap_or_default()
-        .replace("%2F", "/");
+    let prefix = query_value(query, "prefix").unwrap_or_default();
+    let prefix = prefix.replace("%2F", "/");
 
     let mut entries = Vec::new();
     collect_files(&folder.join(&prefix), &mut entries);

@@ -1,4 +1,5 @@
 use cnclip_crds::rendezvous_secret::RendezvousSecret;
+use k8s_openapi::api::core::v1::Container;
 use serde_json::json;
 
 use crate::{manifest_fixtures, observed::ObservedState, resolve::RunResource};
@@ -87,6 +88,18 @@ fn several_workers_share_the_drawn_secret_and_one_has_none() {
     let workers = |replicas| json!({"accelerator": "None", "replicas": replicas});
     assert_eq!(secret_of(workers(1), &observed), None);
     assert_eq!(secret_of(workers(2), &observed), Some("07".repeat(32)));
+
+    // A container that was put before the trainer's has none of its own, and hides none.
+    let run = manifest_fixtures::sample_training_with("/workers", workers(2));
+    let mut job = manifest_fixtures::attempt_objects(&run, &observed).job;
+    let pod = job.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+    let injected = Container {
+        name: "istio-proxy".to_owned(),
+        ..Container::default()
+    };
+
+    pod.containers.insert(0, injected);
+    assert!(super::secret_variable(&mut job).is_some());
 
     // Debug output of what planning sees does not show it.
     assert!(!format!("{observed:?}").contains("0707"));

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::cluster_fixtures::run_key;
 
 const LIMITS: PollLimits = PollLimits {
     total: 6,
@@ -11,9 +12,8 @@ const LIMITS: PollLimits = PollLimits {
 
 fn run(namespace: &str, name: &str) -> RunKey {
     RunKey {
-        kind: "training",
         namespace: namespace.to_owned(),
-        name: name.to_owned(),
+        ..run_key("training", name)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cluster_fixtures::run_key;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 const LIMITS: PollLimits = PollLimits {
@@ -9,11 +10,7 @@ const LIMITS: PollLimits = PollLimits {
 };
 
 fn run(name: &str) -> RunKey {
-    RunKey {
-        kind: "training",
-        namespace: "team".to_owned(),
-        name: name.to_owned(),
-    }
+    run_key("training", name)
 }
 
 fn target(pod_uid: &str) -> PollTarget {

@@ -2,9 +2,10 @@
 //! object until the object is whole, so that whoever writes or removes the object later can abort the upload.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use cnclip_compute::sync::lock_ignoring_poison;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
@@ -77,7 +78,7 @@ impl RecordedUpload {
 
     /// All parts, in their order, as the caller has waited for them.
     fn finished_parts(&self) -> Vec<PartId> {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = lock_ignoring_poison(&self.parts);
         parts.iter().flatten().cloned().collect()
     }
 }
@@ -86,7 +87,7 @@ impl RecordedUpload {
 impl MultipartUpload for RecordedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let index = {
-            let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut parts = lock_ignoring_poison(&self.parts);
             parts.push(None);
             parts.len() - 1
         };
@@ -100,7 +101,7 @@ impl MultipartUpload for RecordedUpload {
             };
 
             let part = request.run(put).await.map_err(StoreError::into_source)?;
-            parts.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(part);
+            lock_ignoring_poison(&parts)[index] = Some(part);
             Ok(())
         })
     }

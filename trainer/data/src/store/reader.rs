@@ -1,10 +1,13 @@
 //! An object as a file to read and seek in. Reads only what is asked for, and a little ahead.
 
-use std::io::{Error, ErrorKind, Read, Result, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use cnclip_compute::sync::lock_ignoring_poison;
 
 use super::Store;
+use crate::error::Error;
 
 /// Bytes of a request, at least: larger than most headers and directories of archives, which are read in small
 /// pieces.
@@ -19,6 +22,8 @@ pub struct ObjectReader {
     position: u64,
     /// The bytes from `position` on that were read already.
     read_ahead: Bytes,
+    /// The failure behind an `io::Error`, of this reader or of a clone.
+    failure: Arc<Mutex<Option<Error>>>,
 }
 
 impl ObjectReader {
@@ -30,19 +35,29 @@ impl ObjectReader {
             size,
             position: 0,
             read_ahead: Bytes::new(),
+            failure: Arc::default(),
         }
+    }
+
+    /// The last failure of the store, of this reader or of a clone. A parser may have replaced the `io::Error` by an
+    /// error of its own, which says that the object is damaged.
+    pub fn take_failure(&self) -> Option<Error> {
+        lock_ignoring_poison(&self.failure).take()
     }
 }
 
 impl Read for ObjectReader {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.read_ahead.is_empty() && self.position < self.size {
             let end = self
                 .size
                 .min(self.position + READ_AHEAD_BYTES.max(buffer.len() as u64));
 
             let read = self.store.get_range(&self.name, self.position..end);
-            self.read_ahead = read.map_err(Error::other)?;
+            self.read_ahead = read.map_err(|error| {
+                *lock_ignoring_poison(&self.failure) = Some(error);
+                io::Error::other("the object store gave no more")
+            })?;
         }
 
         // Fewer bytes than asked for are no error of `Read`: the caller comes again, and the next request follows.
@@ -54,14 +69,14 @@ impl Read for ObjectReader {
 }
 
 impl Seek for ObjectReader {
-    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(position) => Some(position),
             SeekFrom::End(by) => self.size.checked_add_signed(by),
             SeekFrom::Current(by) => self.position.checked_add_signed(by),
         };
 
-        let position = position.ok_or_else(|| Error::from(ErrorKind::InvalidInput))?;
+        let position = position.ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
         let skipped = position
             .checked_sub(self.position)
             .map(|skipped| skipped as usize);
@@ -103,5 +118,16 @@ mod tests {
 
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the end");
         assert!(reader.seek(SeekFrom::Current(-200_001)).is_err());
+    }
+
+    #[test]
+    fn the_failure_of_the_store_is_there_after_that_of_the_parser() {
+        let reader = ObjectReader::new(Store::in_memory(), "absent", 10);
+        assert!(reader.take_failure().is_none());
+        reader.clone().read_exact(&mut [0; 4]).unwrap_err();
+
+        let failure = reader.take_failure().unwrap();
+        assert!(failure.to_string().contains("memory:/absent"), "{failure}");
+        assert!(reader.take_failure().is_none());
     }
 }
